@@ -1,0 +1,104 @@
+"""Plan, cut and blend tiles: pure numpy.
+
+A tile's window is read with `halo` pixels of context that are thrown away, so that what is kept
+does not depend on the tiling; neighbours share `overlap` pixels that are blended linearly. Windows
+start on multiples of the stride: only then does a network with downsampling see the same grid in
+every tile as in the whole image.
+"""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+
+from denoiser.errors import ArgumentError
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """One tile along one axis, in pixels of the image padded to the stride."""
+
+    start: int
+    stop: int
+    """The window that the network sees: multiples of the stride."""
+    core_start: int
+    core_stop: int
+    """The part that is kept, halo removed."""
+    fade_in: int
+    fade_out: int
+    """Pixels at either end of the core that are blended with the neighbour's."""
+
+    def weights(self) -> np.ndarray:
+        """Blending weights of the core, (core_stop - core_start,) float32 in (0, 1].
+
+        Weights of neighbours add up to one.
+        """
+        weights = np.ones(self.core_stop - self.core_start, np.float32)
+        weights[: self.fade_in] = _ramp(self.fade_in)
+        weights[weights.size - self.fade_out :] = 1 - _ramp(self.fade_out)
+        return weights
+
+
+def _ramp(length: int) -> np.ndarray:
+    return (np.arange(length, dtype=np.float32) + 0.5) / max(length, 1)
+
+
+def padded(length: int, stride: int) -> int:
+    """Round a length up to a multiple of the stride."""
+    return math.ceil(length / stride) * stride
+
+
+def default_tile_px(halo_px: int, overlap_px: int, stride: int) -> int:
+    """Smallest sensible tile: recomputed pixels are at most an eighth of the work.
+
+    A window of side 32 m with margins of m on each side keeps (30 / 32)^2 = 88 % of its pixels.
+    """
+    return max(1024, 32 * _margin_px(halo_px, overlap_px, stride))
+
+
+def _margin_px(halo_px: int, overlap_px: int, stride: int) -> int:
+    """Pixels by which a window reaches over the border between two tiles."""
+    return padded(halo_px + overlap_px // 2, stride)
+
+
+def plan(length: int, tile_px: int, halo_px: int, overlap_px: int, stride: int) -> list[Span]:
+    """Divide one axis into windows of at most `tile_px`, as equal as the stride allows.
+
+    Args:
+        length: Extent of the image along the axis.
+        tile_px: Largest window; the image's own padded length if that is smaller.
+        halo_px: Context to discard on each inner side of a window.
+        overlap_px: Blended pixels between neighbours; even.
+        stride: Windows start and stop on its multiples.
+
+    Returns:
+        Spans in order; their cores cover [0, padded length) and overlap by `overlap_px`.
+
+    Raises:
+        ArgumentError: `tile_px` leaves nothing between the halos.
+    """
+    total = padded(length, stride)
+    if total <= tile_px:
+        return [Span(0, total, 0, total, 0, 0)]
+    margin, half = _margin_px(halo_px, overlap_px, stride), overlap_px // 2
+    step = (tile_px - 2 * margin) // stride * stride
+    if step < max(stride, overlap_px):
+        least = 2 * margin + padded(max(stride, overlap_px), stride)
+        raise ArgumentError(f"tiles of {tile_px} pixels are too small: use at least {least}")
+    count = math.ceil(total / step)
+    borders = [total // stride * index // count * stride for index in range(count + 1)]
+    spans = []
+    for index, (begin, end) in enumerate(itertools.pairwise(borders)):
+        first, last = index == 0, index == count - 1
+        spans.append(
+            Span(
+                start=0 if first else max(0, begin - margin),
+                stop=total if last else min(total, end + margin),
+                core_start=0 if first else begin - half,
+                core_stop=total if last else end + half,
+                fade_in=0 if first else 2 * half,
+                fade_out=0 if last else 2 * half,
+            )
+        )
+    return spans
