@@ -1,0 +1,298 @@
+"""The only importer of onnxruntime: providers, sessions, precision, what a model promises."""
+
+import ctypes
+import dataclasses
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from denoiser.errors import ArgumentError, DenoiserError, DeviceError, ModelError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+Precision = Literal["auto", "fp32", "fp16"]
+
+
+class OutOfMemoryError(DenoiserError):
+    """The device has no memory for a batch of this size; a smaller one may fit."""
+
+    exit_code = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """What a model promises, read from its metadata; defaults are those of a foreign model."""
+
+    inputs: tuple[str, ...]
+    """Of `image`, `sigma`, `hole`; a foreign model's image input counts as `image`."""
+    task: str = "denoise"
+    stride: int = 1
+    """Height and width of a batch must be multiples of it."""
+    halo: int = 48
+    """Context in pixels after which tiled and whole results agree."""
+    sigma_range: tuple[float, float] = (0.0, 1.0)
+    """Noise levels it was trained for, in [0, 1] units."""
+    name: str = ""
+    version: str = ""
+    license: str = ""
+
+
+class Model:
+    """A loaded model on the device it really runs on."""
+
+    def __init__(
+        self,
+        source: Path | bytes,
+        *,
+        device: str = "auto",
+        require_gpu: bool = False,
+        precision: Precision = "auto",
+        threads: int = 0,
+    ) -> None:
+        """Load a model and run one tile on its device.
+
+        Args:
+            source: An ONNX file, or its bytes.
+            device: "auto" (a GPU if one works), "cpu", "cuda" or "cuda:N".
+            require_gpu: Fail rather than run on the CPU.
+            precision: "fp16" computes in half precision on a GPU; "auto" does so there only.
+            threads: CPU threads; 0 leaves the choice to onnxruntime.
+
+        Raises:
+            ArgumentError: No such device.
+            DeviceError: A GPU was asked for and is not usable.
+            ModelError: No such file, no ONNX, or not the inputs and outputs of a restorer.
+        """
+        self.name = str(source) if isinstance(source, Path) else "model"
+        index = _device_index(device)
+        self._threads = threads
+        self.fallback: str | None = None
+        """Why no GPU is used although one would have been welcome; None if one is, or none was."""
+        onnx = self._read(source)
+        self._session: onnxruntime.InferenceSession | None = None
+        if index is not None:
+            self.fallback = gpu_problem()
+            if self.fallback is None:
+                self._try_gpu(onnx, index, precision)
+            if self.fallback and (require_gpu or device != "auto"):
+                raise DeviceError(f"no usable GPU: {self.fallback}")
+        elif require_gpu:
+            raise DeviceError("--require-gpu contradicts --device cpu")
+        if self._session is None:
+            if precision == "fp16":
+                raise DeviceError("fp16 needs a GPU: use --precision fp32")
+            self.precision: str = "fp32"
+            self._session = self._open(onnx, [CPU])
+        self.contract = self._contract()
+        self._probe()
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the model, by onnxruntime's full name."""
+        assert self._session is not None
+        return str(self._session.get_providers()[0])
+
+    def run(self, image: np.ndarray, sigma: np.ndarray | None = None) -> np.ndarray:
+        """Restore a batch.
+
+        Args:
+            image: (N, 3, H, W) float32 in [0, 1]; H and W multiples of the contract's stride.
+            sigma: (N, 1, H, W) float32 noise level in [0, 1] units; ignored by models without it.
+
+        Returns:
+            (N, 3, H, W) float32.
+
+        Raises:
+            OutOfMemoryError: The device's memory does not suffice.
+            ModelError: The model cannot run on this batch.
+        """
+        assert self._session is not None
+        feeds = {self._inputs["image"]: image}
+        if "sigma" in self._inputs and sigma is not None:
+            feeds[self._inputs["sigma"]] = sigma
+        try:
+            restored: np.ndarray = self._session.run([self._output], feeds)[0]
+        except Exception as error:  # onnxruntime has no common base class for its errors
+            text = str(error)
+            if (
+                "Failed to allocate memory" in text
+                or "bad_alloc" in text
+                or "out of memory" in text
+            ):
+                raise OutOfMemoryError(f"out of memory on {self.provider}") from error
+            raise ModelError(f"{self.name} failed: {text.splitlines()[0]}") from error
+        return restored
+
+    def _read(self, source: Path | bytes) -> bytes:
+        if isinstance(source, bytes):
+            return source
+        try:
+            return source.read_bytes()
+        except OSError as error:
+            raise ModelError(f"cannot read model {source}: {error.strerror}") from error
+
+    def _open(self, onnx: bytes, providers: list[Any]) -> "onnxruntime.InferenceSession":
+        runtime = _runtime()
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = self._threads
+        try:
+            return runtime.InferenceSession(onnx, options, providers=providers)
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"{self.name} is no usable ONNX model: {reason}") from error
+
+    def _try_gpu(self, onnx: bytes, index: int, precision: Precision) -> None:
+        """Open the session on the GPU; if it does not end up there, say why in `fallback`."""
+        runtime = _runtime()
+        runtime.preload_dlls()
+        self.precision = "fp32"
+        if precision != "fp32":
+            half = _to_half(onnx)
+            if half is not None:
+                onnx, self.precision = half, "fp16"
+            elif precision == "fp16":
+                raise ModelError("fp16 needs the package onnx: pip install 'denoiser[cuda]'")
+        options = {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"}
+        try:
+            session = self._open(onnx, [(CUDA, options), CPU])
+        except ModelError as error:
+            self.fallback = str(error)
+            return
+        if session.get_providers()[0] == CUDA:
+            self._session = session
+        else:
+            self.fallback = (
+                "onnxruntime could not load its CUDA libraries: pip install 'denoiser[cuda]'"
+            )
+
+    def _contract(self) -> Contract:
+        """Read the metadata, or work out how to use a model that has none."""
+        assert self._session is not None
+        found = self._session.get_modelmeta().custom_metadata_map
+        inputs = {node.name: node for node in self._session.get_inputs()}
+        outputs = [node.name for node in self._session.get_outputs()]
+        if "task" in found:
+            unknown = set(inputs) - {"image", "sigma", "hole"}
+            if unknown or "image" not in inputs or "restored" not in outputs:
+                raise ModelError(f"{self.name} breaks the model contract: inputs {sorted(inputs)}")
+            self._inputs, self._output = {name: name for name in inputs}, "restored"
+            return _parse_contract(self.name, found, tuple(inputs))
+        images = [node for node in inputs.values() if len(node.shape) == 4 and node.shape[1] == 3]
+        if len(inputs) != 1 or len(images) != 1 or images[0].type != "tensor(float)":
+            raise ModelError(
+                f"{self.name} is no restorer: it needs one float32 input of (N, 3, H, W),"
+                f" it has {', '.join(inputs)}"
+            )
+        self._inputs, self._output = {"image": images[0].name}, outputs[0]
+        return Contract(inputs=("image",), stride=16, name=Path(self.name).stem)
+
+    def _probe(self) -> None:
+        """Run one small tile: only this shows that the provider works and shapes agree."""
+        side = padded_side(self.contract.stride)
+        image = np.zeros((1, 3, side, side), np.float32)
+        shape = self.run(image, image[:, :1]).shape
+        if shape != image.shape:
+            raise ModelError(f"{self.name} is no restorer: {image.shape} became {shape}")
+
+
+def padded_side(stride: int, least: int = 32) -> int:
+    """Smallest multiple of the stride that is at least `least`."""
+    return -(-least // stride) * stride
+
+
+def _parse_contract(name: str, found: Mapping[str, str], inputs: tuple[str, ...]) -> Contract:
+    try:
+        low, high = (float(value) for value in found["sigma_range"].split())
+        return Contract(
+            inputs=inputs,
+            task=found["task"],
+            stride=int(found["stride"]),
+            halo=int(found["halo"]),
+            sigma_range=(low, high),
+            name=found.get("name", Path(name).stem),
+            version=found.get("version", ""),
+            license=found.get("license", ""),
+        )
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{name} has incomplete metadata: {error}") from error
+
+
+def _device_index(device: str) -> int | None:
+    """GPU number that `device` names; None for the CPU."""
+    kind, _, number = device.partition(":")
+    if device == "cpu":
+        return None
+    if kind not in ("auto", "cuda") or (number and not number.isdecimal()) or device == "auto:":
+        raise ArgumentError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N")
+    return int(number or 0)
+
+
+def gpu_problem() -> str | None:
+    """Say why CUDA cannot be used here, or None if nothing speaks against it so far."""
+    if CUDA not in _runtime().get_available_providers():
+        return "this onnxruntime is built without CUDA: pip install 'denoiser[cuda]'"
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver ({library} is missing)"
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return "the NVIDIA driver finds no GPU"
+    return None
+
+
+def _to_half(onnx: bytes) -> bytes | None:
+    """Convert to fp16 inside, with float32 inputs and outputs; None without the onnx package."""
+    try:
+        from onnx import load_from_string
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+    except ImportError:
+        return None
+    model = convert_float_to_float16(load_from_string(onnx), keep_io_types=True)
+    return bytes(model.SerializeToString())
+
+
+def _runtime() -> Any:
+    """Import onnxruntime late: it costs more than everything else that `--help` needs."""
+    try:
+        import onnxruntime
+
+        found = hasattr(onnxruntime, "InferenceSession")
+    except ImportError:
+        found = False
+    if not found:  # as when two distributions overwrote each other
+        fix = distribution_problem() or "pip install --force-reinstall denoiser"
+        raise ModelError(f"onnxruntime cannot be loaded: {fix}")
+    onnxruntime.set_default_logger_severity(4)
+    return onnxruntime
+
+
+def runtime_version() -> str:
+    """Version of onnxruntime."""
+    return str(_runtime().__version__)
+
+
+def distribution_problem() -> str | None:
+    """Say how to mend two onnxruntime distributions installed together; None if there is one."""
+    names = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+    present = []
+    for name in names:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        present.append(name)
+    if len(present) < 2:
+        return None
+    return (
+        f"{' and '.join(present)} are installed together and break each other:"
+        f" pip uninstall {' '.join(present)}, then pip install denoiser"
+    )

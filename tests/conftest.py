@@ -1,0 +1,122 @@
+"""Tiny ONNX models, pictures with everything a file can carry, and a way to run the commands."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image, ImageCms
+
+from denoiser import cli
+from denoiser.engine import Model
+
+SHIPPED = Path(__file__).parent.parent
+SAMPLE = SHIPPED / "docs" / "sample"
+
+
+def tiny_onnx(
+    nodes: list[onnx.NodeProto] | None = None,
+    *,
+    inputs: tuple[str, ...] = ("image", "sigma"),
+    initializers: list[onnx.TensorProto] | None = None,
+    stride: int = 8,
+    halo: int = 8,
+    metadata: bool = True,
+    output: str = "restored",
+) -> bytes:
+    """A model that returns its image, or what `nodes` make of it."""
+    channels = {"image": 3, "sigma": 1}
+    graph = helper.make_graph(
+        nodes or [helper.make_node("Identity", [inputs[0]], [output])],
+        "tiny",
+        [
+            helper.make_tensor_value_info(
+                name, TensorProto.FLOAT, ["N", channels.get(name, 3), "H", "W"]
+            )
+            for name in inputs
+        ],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        initializers or [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if metadata:
+        properties = {
+            "task": "denoise",
+            "stride": str(stride),
+            "halo": str(halo),
+            "sigma_range": "0 1",
+            "name": "tiny",
+            "version": "1",
+            "license": "CC0-1.0",
+        }
+        helper.set_model_props(model, properties)
+    return model.SerializeToString()
+
+
+def blur_onnx(radius: int) -> bytes:
+    """A box blur whose context is exactly `radius`; borders are padded with zeros."""
+    side = 2 * radius + 1
+    kernel = np.full((3, 1, side, side), 1 / side**2, np.float32)
+    node = helper.make_node("Conv", ["image", "kernel"], ["restored"], group=3, pads=[radius] * 4)
+    return tiny_onnx([node], initializers=[numpy_helper.from_array(kernel, "kernel")], halo=radius)
+
+
+def minus_sigma_onnx() -> bytes:
+    """Returns image - sigma: shows what level reached the model."""
+    return tiny_onnx([helper.make_node("Sub", ["image", "sigma"], ["restored"])])
+
+
+@pytest.fixture(scope="session")
+def identity() -> Model:
+    return Model(tiny_onnx(), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def identity_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "identity.onnx"
+    path.write_bytes(tiny_onnx())
+    return path
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def srgb() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """The shipped sample without noise, (512, 512, 3) uint8."""
+    return np.array(Image.open(SAMPLE / "clean.png"))
+
+
+class Result:
+    """What a command did."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run_denoise(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """Run `denoise` in this process."""
+
+    def call(*arguments: object, command: str = "denoise") -> Result:
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        monkeypatch.setattr("signal.signal", lambda *_: None)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            (cli.denoise_main if command == "denoise" else cli.denoiser_main)()
+        out, err = capfd.readouterr()
+        return Result(exit.value.code, out, err)  # type: ignore[arg-type]
+
+    return call

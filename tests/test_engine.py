@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from conftest import minus_sigma_onnx, tiny_onnx
+from onnx import helper
+
+from denoiser import engine
+from denoiser.engine import Model
+from denoiser.errors import ArgumentError, DeviceError, ModelError
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(engine, "gpu_problem", lambda: "no NVIDIA driver")
+
+
+def test_runs_on_the_cpu_and_says_why_not_on_a_gpu(no_gpu):
+    model = Model(tiny_onnx())
+    assert model.provider == "CPUExecutionProvider"
+    assert model.fallback == "no NVIDIA driver"
+    assert Model(tiny_onnx(), device="cpu").fallback is None
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda"}, {"require_gpu": True}])
+def test_a_required_gpu_that_is_missing_is_an_error(no_gpu, options):
+    with pytest.raises(DeviceError, match="no NVIDIA driver"):
+        Model(tiny_onnx(), **options)
+
+
+def test_contradicting_options_are_refused():
+    with pytest.raises(DeviceError):
+        Model(tiny_onnx(), device="cpu", require_gpu=True)
+    with pytest.raises(DeviceError):
+        Model(tiny_onnx(), device="cpu", precision="fp16")
+    for device in ("gpu", "cuda:x", "auto:"):
+        with pytest.raises(ArgumentError, match="unknown device"):
+            Model(tiny_onnx(), device=device)
+
+
+def test_contract_is_read_from_metadata():
+    contract = Model(tiny_onnx(stride=4, halo=12), device="cpu").contract
+    assert (contract.stride, contract.halo, contract.sigma_range) == (4, 12, (0.0, 1.0))
+    assert contract.inputs == ("image", "sigma") and contract.license == "CC0-1.0"
+
+
+def test_sigma_reaches_the_model():
+    model = Model(minus_sigma_onnx(), device="cpu")
+    image = np.full((2, 3, 8, 8), 0.75, np.float32)
+    np.testing.assert_allclose(model.run(image, np.full_like(image[:, :1], 0.25)), 0.5)
+
+
+def test_foreign_model_with_one_image_input_loads():
+    model = Model(tiny_onnx(inputs=("x",), output="y", metadata=False), device="cpu")
+    image = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    np.testing.assert_array_equal(model.run(image), image)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"this is no model",
+        tiny_onnx(inputs=("image", "depth")),
+        tiny_onnx(inputs=("a", "b"), output="y", metadata=False),
+        tiny_onnx([helper.make_node("Concat", ["image", "image"], ["restored"], axis=3)]),
+    ],
+    ids=["empty", "text", "unknown input", "two inputs", "other size"],
+)
+def test_what_is_no_restorer_is_refused(data):
+    with pytest.raises(ModelError) as error:
+        Model(data, device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ModelError, match=r"nothing\.onnx"):
+        Model(tmp_path / "nothing.onnx", device="cpu")
+
+
+def test_half_precision_keeps_float32_inputs_and_outputs():
+    half = engine._to_half(minus_sigma_onnx())
+    assert half is not None
+    image = np.full((1, 3, 8, 8), 0.75, np.float32)
+    restored = Model(half, device="cpu").run(image, np.full_like(image[:, :1], 0.25))
+    assert restored.dtype == np.float32
+    np.testing.assert_allclose(restored, 0.5, atol=1e-3)
+
+
+def test_two_distributions_are_detected(monkeypatch):
+    present = {"onnxruntime", "onnxruntime-gpu"}
+
+    def version(name):
+        if name not in present:
+            raise engine.importlib.metadata.PackageNotFoundError
+        return "1"
+
+    monkeypatch.setattr(engine.importlib.metadata, "version", version)
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in engine.distribution_problem()
+    present.remove("onnxruntime")
+    assert engine.distribution_problem() is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(engine.gpu_problem() is not None, reason="no usable GPU")
+def test_gpu_and_cpu_agree(rng):
+    from denoiser import catalog
+
+    image = rng.random((1, 3, 256, 256), np.float32)
+    sigma = np.full_like(image[:, :1], 0.1)
+    cpu = Model(catalog.find(), device="cpu").run(image, sigma)
+    gpu = Model(catalog.find(), device="cuda", precision="fp32")
+    assert gpu.provider == engine.CUDA
+    np.testing.assert_allclose(gpu.run(image, sigma), cpu, atol=2e-3)
