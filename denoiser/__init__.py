@@ -1,0 +1,78 @@
+"""Denoise pictures with convolutional autoencoders, offline, on a CPU or a GPU."""
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from denoiser.engine import Model
+
+__all__ = ["__version__", "denoise", "load_model"]
+__version__ = "0.1.0"
+
+
+def load_model(
+    name: str | Path | None = None, *, device: str = "auto", threads: int = 0
+) -> "Model":
+    """Load a model; the same arguments give the same object again.
+
+    Args:
+        name: A released model (see `denoiser models`), a path to an ONNX file, or None for the
+            default.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        threads: CPU threads, 0 for all cores.
+
+    Raises:
+        ModelError: There is no such model, or it is damaged or breaks the contract.
+        DeviceError: A GPU was asked for and is not usable.
+    """
+    return _load_model(str(name) if name is not None else None, device, threads)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_model(name: str | None, device: str, threads: int) -> "Model":
+    from denoiser import catalog
+    from denoiser.engine import Model
+
+    return Model(catalog.find(name), device=device, threads=threads)
+
+
+def denoise(
+    image: "np.ndarray",
+    *,
+    model: "Model | str | Path | None" = None,
+    sigma: float | Literal["auto"] = "auto",
+    strength: float = 1.0,
+    tile_px: int = 0,
+) -> "np.ndarray":
+    """Remove noise from an image.
+
+    Args:
+        image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1.
+        model: A model, its name or path; None for the default.
+        sigma: Noise standard deviation in [0, 1] units, or "auto" to estimate it.
+        strength: Share of the noise to remove, 0-1; 0 returns the input bit for bit.
+        tile_px: Side of the tiles; 0 for the default.
+
+    Returns:
+        The restored image, of the shape and dtype of `image`, which is not modified.
+
+    Raises:
+        ShapeError: `image` has an unsupported shape or dtype.
+        ArgumentError: An argument is out of range.
+        ModelError: There is no such model.
+
+    Example:
+        >>> import numpy as np, denoiser
+        >>> noisy = np.random.default_rng(0).normal(0.5, 0.1, (64, 64, 3)).astype(np.float32)
+        >>> restored = denoiser.denoise(noisy, sigma=0.1)
+        >>> restored.shape, bool(restored.std() < noisy.std() / 4)
+        ((64, 64, 3), True)
+    """
+    from denoiser import restore
+
+    if model is None or isinstance(model, str | Path):
+        model = load_model(model)
+    return restore.denoise(image, model, sigma=sigma, strength=strength, tile_px=tile_px)

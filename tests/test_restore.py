@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+from conftest import blur_onnx, minus_sigma_onnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import denoiser
+from denoiser import restore
+from denoiser.engine import Model, OutOfMemoryError
+from denoiser.errors import ArgumentError, InputError, ShapeError
+from denoiser.restore import denoise, denoise_channels
+
+dtypes = st.sampled_from([np.uint8, np.uint16, np.float32])
+
+
+def random_image(shape, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    if dtype == np.float32:
+        return rng.random(shape, np.float32)
+    return rng.integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([0, 1, 3]), dtypes)
+def test_identity_model_returns_any_image_of_any_size(identity, height, width, channels, dtype):
+    image = random_image((height, width, channels) if channels else (height, width), dtype)
+    before = image.copy()
+    restored = denoise(image, identity, tile_px=112)
+    assert restored.dtype == image.dtype
+    np.testing.assert_allclose(restored, image, atol=1e-6 if dtype == np.float32 else 0)
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("size", [(500, 333), (256, 900)])
+def test_tiles_give_what_the_whole_image_gives(size):
+    image = random_image((*size, 3), np.float32)
+    model = Model(blur_onnx(8), device="cpu")
+    whole = denoise(image, model, sigma=0.1, tile_px=2000)
+    tiled = denoise(image, model, sigma=0.1, tile_px=128)
+    np.testing.assert_allclose(tiled, whole, atol=2e-6)
+
+
+def test_released_model_has_no_seams(photo, rng):
+    model = denoiser.load_model(device="cpu")
+    noisy = np.clip(photo / 255 + rng.normal(0, 25 / 255, photo.shape), 0, 1).astype(np.float32)
+    whole = denoise(noisy, model, sigma=25 / 255, tile_px=2000)
+    tiled = denoise(noisy, model, sigma=25 / 255, tile_px=256)
+    assert np.abs(tiled - whole).max() * 255 <= 0.2
+
+
+def test_result_may_replace_the_input_while_tiles_are_read():
+    image = random_image((400, 300, 3), np.uint16)
+    model = Model(blur_onnx(8), device="cpu")
+    expected = denoise(image, model, tile_px=128)
+    assert denoise(image, model, tile_px=128, out=image) is image
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_strength_scales_what_is_removed_and_zero_is_exact():
+    model = Model(minus_sigma_onnx(), device="cpu")
+    image = np.full((16, 16, 3), 0.5, np.float32)
+    for strength in (0, 0.25, 1):
+        restored = denoise(image, model, sigma=0.2, strength=strength)
+        np.testing.assert_allclose(restored, 0.5 - 0.2 * strength, atol=1e-6)
+    noise = random_image((20, 20, 3), np.uint16)
+    np.testing.assert_array_equal(denoise(noise, model, sigma=0.2, strength=0), noise)
+
+
+def test_released_model_cleans_colour_and_grey(photo, rng):
+    for clean in (photo[:256, :256], photo[:256, :256, :1]):
+        noise = rng.normal(0, 25, clean.shape)
+        noisy = np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
+        restored = denoiser.denoise(noisy)
+        errors = [np.mean((image.astype(float) - clean) ** 2) for image in (noisy, restored)]
+        assert 10 * np.log10(errors[0] / errors[1]) > 6
+
+
+def test_float_whose_white_is_elsewhere_is_scaled():
+    model = Model(minus_sigma_onnx(), device="cpu")
+    image = np.linspace(0, 1000, 16 * 16 * 3, dtype=np.float32).reshape(16, 16, 3)
+    np.testing.assert_allclose(denoise(image, model, sigma=0.1), image - 100, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_alpha_is_untouched_and_ink_is_restored_as_light(mode, dtype):
+    model = Model(minus_sigma_onnx(), device="cpu")
+    white = np.iinfo(dtype).max
+    pixels = np.full((16, 24, len(mode)), white // 2, dtype)
+    if mode.endswith("A"):
+        pixels[..., -1] = random_image((16, 24), dtype)
+    before = pixels.copy()
+    level = denoise_channels(pixels, mode, model, sigma=0.25)
+    assert level == 0.25
+    change = 0.25 * white * (1 if mode == "CMYK" else -1)  # darker light is more ink
+    colours = len(mode) - mode.endswith("A")
+    np.testing.assert_allclose(pixels[..., :colours], white // 2 + change, atol=1)
+    np.testing.assert_array_equal(pixels[..., colours:], before[..., colours:])
+
+
+class Cramped:
+    """A model on a device that has no memory for batches wider than `widest_px`."""
+
+    def __init__(self, identity, widest_px):
+        self.contract, self.widest_px = identity.contract, widest_px
+
+    def run(self, image, sigma):
+        if image.shape[-1] > self.widest_px:
+            raise OutOfMemoryError("out of memory")
+        return image
+
+
+def test_tiles_shrink_until_they_fit_the_device(identity):
+    image = random_image((700, 700, 3), np.uint8)
+    restored = denoise(image, Cramped(identity, 300), tile_px=1024, out=image.copy())
+    np.testing.assert_array_equal(restored, image)
+    with pytest.raises(OutOfMemoryError):
+        denoise(image, Cramped(identity, 10))
+
+
+def test_max_memory_chooses_smaller_tiles_or_refuses(identity):
+    image = np.zeros((3000, 2000, 3), np.uint8)
+    assert restore.tile_within(10**10, image, identity) == 1024
+    assert 256 <= restore.tile_within(400 * 10**6, image, identity) < 1024
+    with pytest.raises(ArgumentError, match="--max-memory"):
+        restore.tile_within(10**8, image, identity)
+
+
+def test_progress_grows_to_the_whole(identity):
+    calls = []
+    image = random_image((300, 200, 3), np.uint8)
+    denoise(image, identity, tile_px=112, progress=lambda *call: calls.append(call))
+    assert calls == sorted(calls) and calls[-1] == (60_000, 60_000) and len(calls) > 3
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "error"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), {}, ShapeError),
+        (np.zeros((4, 4, 3), np.int32), {}, ShapeError),
+        (np.zeros(4, np.uint8), {}, ShapeError),
+        (np.zeros((4, 4), np.uint8), {"strength": 2}, ArgumentError),
+        (np.zeros((4, 4), np.uint8), {"sigma": -1.0}, ArgumentError),
+        (np.zeros((4, 4), np.uint8), {"out": np.zeros((4, 5), np.uint8)}, ShapeError),
+        (np.full((4, 4), np.nan, np.float32), {}, InputError),
+    ],
+)
+def test_bad_arguments_are_refused(identity, image, options, error):
+    with pytest.raises(error):
+        denoise(image, identity, **options)
