@@ -1,0 +1,140 @@
+"""Files to pictures and back: reading, atomic writing."""
+
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from denoiser import codecs
+from denoiser.errors import InputError, OutputError
+from denoiser.picture import FORMATS, Format, Picture, adapt, as_rgb8
+
+__all__ = ["FORMATS", "SUFFIXES", "Format", "Picture", "as_rgb8", "format_of", "read", "write"]
+
+SUFFIXES = frozenset(suffix for format in FORMATS for suffix in format.suffixes)
+
+
+def format_of(path: Path | str) -> Format:
+    """Find the format by file name suffix.
+
+    Raises:
+        OutputError: No supported format has that suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    for format in FORMATS:
+        if suffix in format.suffixes:
+            return format
+    known = ", ".join(format.suffixes[0] for format in FORMATS)
+    raise OutputError(f"cannot write {path}: unknown format {suffix or '(none)'}; use {known}")
+
+
+def read(source: Path | bytes, name: str = "standard input") -> Picture:
+    """Read one picture, upright.
+
+    Args:
+        source: A path, or the bytes of a file.
+        name: What errors call the bytes.
+
+    Returns:
+        The picture; `notes` says what of the file could not be represented.
+
+    Raises:
+        InputError: Missing, unreadable, damaged, of an unsupported kind, or too large.
+    """
+    name = str(source) if isinstance(source, Path) else name
+    try:
+        data = source.read_bytes() if isinstance(source, Path) else source
+    except IsADirectoryError as error:
+        raise InputError(f"{name} is a folder, not a picture") from error
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}") from error
+    if not data:
+        raise InputError(f"{name} is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = codecs.decode(data)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    except UnidentifiedImageError as error:
+        known = ", ".join(format.name for format in FORMATS)
+        raise InputError(f"{name} is no picture of a supported format ({known})") from error
+    except MemoryError:
+        raise InputError(f"{name} does not fit into memory") from None
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise InputError(f"{name} is damaged: {error}") from error
+    if picture.pixels.dtype == np.float32 and not np.isfinite(picture.pixels).all():
+        raise InputError(f"{name} holds NaN or infinite values")
+    return picture
+
+
+def write(
+    picture: Picture,
+    target: Path | IO[bytes],
+    format: Format,
+    *,
+    quality: int | None = None,
+    depth: Literal["keep", "8", "16"] = "keep",
+    strip_metadata: bool = False,
+) -> list[str]:
+    """Write a picture with all that the format can hold.
+
+    Args:
+        picture: What to write; it is not modified.
+        target: A path, which appears only when the file is whole, or an open binary stream.
+        format: One of `FORMATS`.
+        quality: 1-100 for the lossy formats; None keeps the input's where it is known.
+        depth: Bits per channel; "keep" goes no lower than the format demands.
+        strip_metadata: Leave out EXIF, XMP and DPI. ICC stays: without it colours change.
+
+    Returns:
+        What the format could not hold, at most a line each for pixels and metadata.
+
+    Raises:
+        OutputError: The target cannot be written; nothing is left under its name.
+    """
+    adapted, notes = adapt(picture, format, depth, strip_metadata)
+    if isinstance(target, Path):
+        with _whole_file(target) as file:
+            codecs.encode(adapted, file, format, quality)
+    else:
+        buffer = io.BytesIO()  # encoders seek, a pipe cannot
+        codecs.encode(adapted, buffer, format, quality)
+        target.write(buffer.getbuffer())
+    return notes
+
+
+@contextlib.contextmanager
+def _whole_file(target: Path) -> Iterator[IO[bytes]]:
+    """Open a hidden file beside `target` that takes its name only on success."""
+    try:
+        descriptor, name = tempfile.mkstemp(".part", ".denoise-", target.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror}") from error
+    part = Path(name)
+    try:
+        os.close(descriptor)
+        with part.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(_default_mode())
+        part.replace(target)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _default_mode() -> int:
+    """Permissions that a newly made file would have."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
