@@ -1,0 +1,269 @@
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SAMPLE, tiny_onnx
+from PIL import Image
+from test_images import damaged_files, full_picture
+
+from denoiser import images
+
+DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    path = tmp_path / "in.png"
+    with Image.open(SAMPLE / "noisy.png") as image:
+        image.crop((0, 0, 96, 80)).save(path)
+    return path
+
+
+def test_denoises_a_picture_and_says_where_it_ran(run_denoise, noisy, tmp_path):
+    before = noisy.read_bytes()
+    result = run_denoise(noisy, tmp_path / "out.png", "--device", "cpu")
+    assert result.code == 0 and result.out == ""
+    assert result.err.count("\n") == 1 and "CPUExecutionProvider" in result.err
+    assert noisy.read_bytes() == before
+    assert images.read(tmp_path / "out.png").pixels.shape == (80, 96, 3)
+
+
+def test_16_bit_rgba_with_profile_keeps_depth_alpha_and_profile(run_denoise, tmp_path, srgb):
+    picture = full_picture("RGBA", "uint16", srgb)
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    images.write(picture, source, images.FORMATS[0])
+    assert run_denoise(source, target, "--sigma", 20).code == 0
+    restored = images.read(target)
+    assert restored.pixels.dtype == np.uint16 and restored.mode == "RGBA"
+    np.testing.assert_array_equal(restored.pixels[..., 3], picture.pixels[..., 3])
+    assert not np.array_equal(restored.pixels[..., :3], picture.pixels[..., :3])
+    assert (restored.icc, restored.xmp) == (picture.icc, picture.xmp)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".avif", ".bmp"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK"])
+def test_every_kind_of_picture_goes_through(
+    run_denoise, tmp_path, identity_path, suffix, dtype, mode
+):
+    """The identity model changes nothing that the format can hold; TIFF can hold everything."""
+    picture = full_picture(mode, dtype, None)
+    source, target = tmp_path / "in.tif", tmp_path / f"out{suffix}"
+    images.write(picture, source, images.format_of(source))
+    assert run_denoise(source, target, "--model", identity_path, "--sigma", 9).code == 0
+    if suffix == ".tif":
+        np.testing.assert_allclose(images.read(target).pixels, picture.pixels, atol=1e-6)
+
+
+def test_json_reports_what_was_found_and_done(run_denoise, noisy, tmp_path):
+    result = run_denoise(noisy, tmp_path / "out.png", "--json", "-q", "--device", "cpu")
+    report = json.loads(result.out)
+    assert result.err == ""
+    assert report["provider"] == "CPUExecutionProvider" and report["sigma_estimated"]
+    assert 15 < report["sigma"] < 35 and (report["width"], report["height"]) == (96, 80)
+
+
+def test_verbose_prints_the_estimated_noise(run_denoise, noisy, tmp_path):
+    assert "(estimated)" in run_denoise(noisy, tmp_path / "out.png", "-v").err
+    assert (
+        "sigma 12.0 of 255 (given)"
+        in run_denoise(noisy, tmp_path / "out2.png", "-v", "--sigma", "12").err
+    )
+
+
+@pytest.mark.slow
+def test_a_hundred_megapixels_stay_under_two_gigabytes(tmp_path, identity_path):
+    """Of what the program holds; the model's own tiles are measured in docs/benchmark.md."""
+    source = tmp_path / "in.png"
+    pixels = np.zeros((10_000, 10_000, 3), np.uint8)
+    pixels[::7, ::5] = 200
+    Image.fromarray(pixels).save(source, compress_level=1)
+    code = (
+        "import resource, sys; from denoiser.cli import denoise; sys.argv[0] = 'denoise';"
+        "denoise.main(sys.argv[1:], standalone_mode=False);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    arguments = [source, tmp_path / "out.png", "--model", identity_path, "-q", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 1.5e6  # kilobytes
+
+
+def test_options_that_concern_the_file(run_denoise, noisy, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    result = run_denoise(noisy, folder, "--format", "tif", "--suffix", "-clean", "--bit-depth", 16)
+    assert result.code == 0
+    assert images.read(folder / "in-clean.tif").pixels.dtype == np.uint16
+    assert run_denoise(noisy, tmp_path / "a.jpg", "--quality", 30, "--strength", 0.5).code == 0
+    assert run_denoise(noisy, tmp_path / "b.jpg", "--quality", 90, "--tile", 128).code == 0
+    assert (tmp_path / "a.jpg").stat().st_size < (tmp_path / "b.jpg").stat().st_size
+    assert run_denoise(noisy, tmp_path / "c.png", "--max-memory", 3000, "--threads", 1).code == 0
+    assert "->" in run_denoise(noisy, tmp_path / "d.png", "--dry-run").err
+    assert not (tmp_path / "d.png").exists()
+
+
+def test_nothing_is_overwritten_unasked(run_denoise, noisy, tmp_path):
+    target = tmp_path / "out.png"
+    target.write_bytes(b"mine")
+    result = run_denoise(noisy, target)
+    assert result.code == 5 and "--overwrite" in result.err
+    assert run_denoise(noisy, target, "--skip-existing").code == 0
+    assert target.read_bytes() == b"mine"
+    assert run_denoise(noisy, target, "--overwrite").code == 0
+    assert target.read_bytes() != b"mine"
+    assert run_denoise(noisy, noisy, "--overwrite").code == 1
+
+
+def test_pipes(noisy):
+    data = noisy.read_bytes()
+    done = subprocess.run([*DENOISE, "-", "-", "--format", "webp"], input=data, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert images.read(done.stdout).format == "WEBP"
+
+
+def assert_fails(result, code, words, folder, before):
+    assert result.code == code, result.err
+    assert words in result.err and result.err.startswith("error: ")
+    assert result.err.count("\n") == 1 and "Traceback" not in result.err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_bad_input_gets_one_line_and_code_2(run_denoise, photo, tmp_path):
+    for name, data in damaged_files(photo).items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "no pictures").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for name in [*damaged_files(photo), "missing.png", "no pictures"]:
+        assert_fails(run_denoise(tmp_path / name, tmp_path / "o.png"), 2, name, tmp_path, before)
+
+
+def test_bad_models_get_code_3(run_denoise, noisy, tmp_path):
+    models = {
+        "text.onnx": b"no model",
+        "inputs.onnx": tiny_onnx(inputs=("image", "depth")),
+    }
+    for name, data in models.items():
+        (tmp_path / name).write_bytes(data)
+    before = sorted(tmp_path.rglob("*"))
+    for name in [*models, "missing.onnx", "unheard-of"]:
+        model = tmp_path / name if name.endswith(".onnx") else name
+        result = run_denoise(noisy, tmp_path / "o.png", "--model", model)
+        assert_fails(result, 3, name, tmp_path, before)
+
+
+def test_unwritable_targets_get_code_5(run_denoise, noisy, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    for target in (tmp_path / "no folder" / "o.png", tmp_path / "o.gif", tmp_path / "noname"):
+        assert_fails(run_denoise(noisy, target), 5, target.name, tmp_path, before)
+    assert_fails(run_denoise(noisy, Path("/proc/o.png")), 5, "/proc/o.png", tmp_path, before)
+
+
+def test_bad_arguments_get_code_1(run_denoise, noisy, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    for arguments in (
+        ["--sigma", "much"],
+        ["--sigma", "300"],
+        ["--strength", "2"],
+        ["--device", "abacus"],
+        ["--tile", "16"],
+        ["--colour"],
+    ):
+        result = run_denoise(noisy, tmp_path / "o.png", *arguments)
+        assert_fails(result, 1, "", tmp_path, before)
+    assert_fails(run_denoise(noisy), 1, "OUT", tmp_path, before)
+    assert_fails(run_denoise(tmp_path, tmp_path / "o.png"), 1, "folder", tmp_path, before)
+    assert_fails(run_denoise(noisy, "-", "--json"), 1, "--json", tmp_path, before)
+
+
+def test_a_required_gpu_gets_code_6(run_denoise, noisy, tmp_path, monkeypatch):
+    monkeypatch.setattr("denoiser.engine.gpu_problem", lambda: "no NVIDIA driver")
+    before = sorted(tmp_path.rglob("*"))
+    for arguments in (["--require-gpu"], ["--device", "cuda"]):
+        result = run_denoise(noisy, tmp_path / "o.png", *arguments)
+        assert_fails(result, 6, "no NVIDIA driver", tmp_path, before)
+
+
+def test_verbose_adds_the_traceback(run_denoise, tmp_path):
+    assert "Traceback" in run_denoise(tmp_path / "no.png", tmp_path / "o.png", "-v").err
+
+
+def start_on_terminal(source, target, *arguments):
+    """Start `denoise` with a terminal as stderr; returns the process and a reader of the screen."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen([*DENOISE, source, target, *arguments], stderr=child)
+    os.close(child)
+
+    def read_until(words):
+        shown = b""
+        while words not in shown:
+            try:
+                shown += os.read(parent, 4096)
+            except OSError:  # the other end was closed
+                os.close(parent)
+                break
+        return shown
+
+    return process, read_until
+
+
+@pytest.fixture
+def large(tmp_path, photo):
+    path = tmp_path / "in.png"
+    Image.fromarray(np.tile(photo, (4, 4, 1))).save(path)
+    return path
+
+
+def test_a_progress_bar_appears_on_a_terminal(large, tmp_path):
+    process, read_until = start_on_terminal(large, tmp_path / "out.png", "--tile", "384")
+    shown = read_until(b"never")
+    assert process.wait() == 0
+    assert b"%" in shown and b"in.png" in shown
+
+
+def test_no_progress_bar_without_a_terminal(large, tmp_path):
+    command = [*DENOISE, large, tmp_path / "out.png", "--tile", "384"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "%" not in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_partial_file(large, tmp_path, number):
+    process, read_until = start_on_terminal(large, tmp_path / "out.png", "--tile", "256")
+    assert b"%" in read_until(b"%")
+    process.send_signal(number)
+    shown = read_until(b"never")
+    assert process.wait() == 130
+    assert b"error: interrupted" in shown and b"Traceback" not in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def test_help_needs_neither_onnxruntime_nor_opencv():
+    code = (
+        "import sys, denoiser.cli;"
+        "print(sorted({'onnxruntime', 'cv2', 'torch', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_doctor_says_what_ran_and_what_is_missing(run_denoise, monkeypatch):
+    monkeypatch.setattr("denoiser.engine.gpu_problem", lambda: "no NVIDIA driver")
+    result = run_denoise("doctor", command="denoiser")
+    assert result.code == 0
+    assert "cpu: works, CPUExecutionProvider" in result.out
+    assert "cuda: does not work: no usable GPU: no NVIDIA driver" in result.out
+    assert run_denoise("doctor", "--require-gpu", command="denoiser").code == 6
+
+
+def test_models_lists_cards(run_denoise):
+    result = run_denoise("models", command="denoiser")
+    assert result.code == 0
+    assert "denoise-gaussian-v1 (default)" in result.out and "license" in result.out
