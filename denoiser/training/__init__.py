@@ -1,0 +1,1 @@
+"""Training of the convolutional autoencoder family: the only importer of torch."""

@@ -1,0 +1,105 @@
+"""Images held as uint8 on the training device; random crops are cut there."""
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from denoiser.errors import InputError
+from denoiser.images import SUFFIXES, as_rgb8, read
+
+
+class Crops:
+    """Every pixel of a set of pictures in one flat tensor, from which crops are gathered.
+
+    Pictures may differ in size. Crops are drawn uniformly over the area of all pictures.
+    """
+
+    def __init__(self, pictures: list[np.ndarray], crop_px: int, device: torch.device) -> None:
+        """Move pictures to the device.
+
+        Args:
+            pictures: (H, W, 3) uint8 each, H and W at least `crop_px`.
+            crop_px: Side of the square crops.
+            device: Where the pixels live and crops are cut.
+        """
+        heights, widths = np.array([picture.shape[:2] for picture in pictures]).T
+        sizes = heights * widths
+        self.crop_px = crop_px
+        self.pixels = torch.from_numpy(
+            np.concatenate([picture.reshape(-1, 3) for picture in pictures])
+        ).to(device)  # (sum of H * W, 3)
+        self.starts = torch.from_numpy(np.cumsum(sizes) - sizes).to(device)
+        self.heights = torch.from_numpy(heights).to(device)
+        self.widths = torch.from_numpy(widths).to(device)
+        self.weights = torch.from_numpy(sizes / sizes.sum()).to(device)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Cut `count` random crops, mirrored and transposed at random.
+
+        Returns:
+            (count, 3, crop_px, crop_px) float32 in [0, 1].
+        """
+        device = self.pixels.device
+        which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+
+        def corner(extent: Tensor) -> Tensor:  # uniform integers in [0, extent - crop_px]
+            place = torch.rand(count, device=device, generator=generator, dtype=torch.float64)
+            return (place * (extent[which] - self.crop_px + 1)).long()
+
+        y, x = corner(self.heights), corner(self.widths)
+        steps = torch.arange(self.crop_px, device=device)
+        # mirror or transpose by changing the order in which pixels are gathered
+        mirror_y, mirror_x, transpose = (
+            torch.rand(3, count, device=device, generator=generator) < 0.5
+        )
+        rows = torch.where(mirror_y[:, None], steps.flip(0), steps) + y[:, None]  # (N, P)
+        columns = torch.where(mirror_x[:, None], steps.flip(0), steps) + x[:, None]
+        width, start = self.widths[which, None, None], self.starts[which, None, None]
+        index = start + rows[:, :, None] * width + columns[:, None, :]  # (N, P, P)
+        index = torch.where(transpose[:, None, None], index.transpose(1, 2), index)
+        return self.pixels[index].permute(0, 3, 1, 2).float() / 255
+
+
+def load_pictures(source: Path, smallest_px: int) -> list[np.ndarray]:
+    """Read every picture below a folder, tar shards included.
+
+    Args:
+        source: A folder, walked recursively, or one tar file.
+        smallest_px: Pictures with a shorter side are refused.
+
+    Returns:
+        (H, W, 3) uint8 arrays in the order of their names.
+
+    Raises:
+        InputError: A file is damaged or too small, or nothing is found; the text names it.
+    """
+    pictures = []
+    for name, data in _files(source):
+        picture = as_rgb8(read(data, name))
+        if min(picture.shape[:2]) < smallest_px:
+            raise InputError(
+                f"training picture {name} is smaller than {smallest_px} x {smallest_px}: remove it"
+            )
+        pictures.append(picture)
+    if not pictures:
+        raise InputError(f"no pictures in {source}")
+    return pictures
+
+
+def _files(source: Path) -> Iterator[tuple[str, bytes]]:
+    if not source.exists():
+        raise InputError(f"no such folder: {source}")
+    paths = sorted(source.rglob("*")) if source.is_dir() else [source]
+    for path in paths:
+        if path.suffix == ".tar":
+            with tarfile.open(path) as shard:
+                for member in sorted(shard.getmembers(), key=lambda member: member.name):
+                    file = shard.extractfile(member)
+                    if file is not None and Path(member.name).suffix.lower() in SUFFIXES:
+                        yield f"{path}:{member.name}", file.read()
+        elif path.suffix.lower() in SUFFIXES:
+            yield str(path), path.read_bytes()

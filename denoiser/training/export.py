@@ -1,0 +1,178 @@
+"""torch -> ONNX: parity check, measured halo, metadata, card; and back again."""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from denoiser import catalog, tiles
+from denoiser.engine import Model
+from denoiser.errors import ModelError
+from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.recipe import Recipe
+
+OPSET = 17
+LARGEST_DIFFERENCE = 1e-4
+"""Between torch and onnxruntime, in [0, 1] units."""
+HALO_DIFFERENCE = 0.1 / 255
+"""Between a tile's core and the whole image, for the halo to count as wide enough."""
+SIGMAS = (0, 15, 50)  # noise levels, 0-255, at which parity and halo are checked
+
+
+def export(
+    recipe: Recipe,
+    weights: Mapping[str, Tensor],
+    target: Path,
+    pictures: Sequence[np.ndarray],
+    *,
+    name: str,
+    version: str,
+    license: str,
+) -> dict[str, object]:
+    """Write a model that keeps the contract, or nothing.
+
+    Args:
+        recipe: What the weights were trained by.
+        weights: State dictionary of a `ConvAutoencoder`.
+        target: The ONNX file to write.
+        pictures: (H, W, 3) uint8 photographs, 256 pixels or more on each side, on which parity is
+            checked and the halo measured.
+        name: The model's name in its metadata.
+        version: Its version.
+        license: SPDX identifier of the weights' licence.
+
+    Returns:
+        Facts for the card: parameters, stride, halo, largest difference, sha256.
+
+    Raises:
+        ModelError: onnxruntime and torch differ by more than `LARGEST_DIFFERENCE`.
+    """
+    network = ConvAutoencoder(recipe.network)
+    network.load_state_dict(dict(weights))
+    network.eval()
+    halo = measure_halo(network, pictures)
+    low, high = recipe.corruption.sigma
+    metadata = {
+        "task": "denoise",
+        "stride": str(network.stride),
+        "halo": str(halo),
+        "sigma_range": f"{low / 255:.6f} {high / 255:.6f}",
+        "name": name,
+        "version": version,
+        "license": license,
+        "recipe": recipe.to_json(),
+    }
+    data = to_onnx(network, metadata)
+    difference = largest_difference(network, Model(data, device="cpu"), pictures)
+    if not difference <= LARGEST_DIFFERENCE:
+        raise ModelError(
+            f"not exported: onnxruntime and torch differ by {difference:.2g},"
+            f" more than {LARGEST_DIFFERENCE:.0e}"
+        )
+    part = target.with_suffix(".part")
+    part.write_bytes(data)
+    part.replace(target)
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "stride": network.stride,
+        "halo": halo,
+        "largest_difference_from_torch": float(f"{difference:.2g}"),
+        "sha256": catalog.sha256_of(target),
+    }
+
+
+def to_onnx(network: ConvAutoencoder, metadata: Mapping[str, str]) -> bytes:
+    """Trace a network and add metadata. Initializers keep the names of the state dictionary."""
+    side = 4 * network.stride
+    image, sigma = torch.zeros(1, 3, side, side), torch.zeros(1, 1, side, side)
+    names = ("image", "sigma", "restored")
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # the exporter based on torch.export needs onnxscript and cannot say "multiple of 8"
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (image, sigma),
+            buffer,  # type: ignore[arg-type]
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=names[:2],
+            output_names=names[2:],
+            dynamic_axes={name: {0: "N", 2: "H", 3: "W"} for name in names},
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def largest_difference(
+    network: ConvAutoencoder, model: Model, pictures: Sequence[np.ndarray]
+) -> float:
+    """Largest absolute difference between torch and onnxruntime at three sizes and noise levels."""
+    sides = ((5, 7), (16, 9), (24, 24))  # in strides; none is the traced size
+    worst = 0.0
+    for picture, (rows, columns) in zip(_cycled(pictures, 3), sides, strict=True):
+        for level in SIGMAS:
+            image, sigma = _noisy(picture, rows * network.stride, columns * network.stride, level)
+            with torch.inference_mode():
+                expected = network(image, sigma).numpy()
+            found = model.run(image.numpy(), sigma.numpy())
+            worst = max(worst, float(np.abs(expected - found).max()))
+    return worst
+
+
+def measure_halo(network: ConvAutoencoder, pictures: Sequence[np.ndarray]) -> int:
+    """Context in pixels beyond which a tile's pixels agree with those of the whole image.
+
+    The right half of each picture is restored alone; the halo is the distance from the cut after
+    which no pixel differs by more than `HALO_DIFFERENCE`, rounded up to the stride.
+    """
+    farthest = 0
+    for picture in pictures:
+        side = min(*picture.shape[:2], 512) // (2 * network.stride) * 2 * network.stride
+        for level in SIGMAS:
+            image, sigma = _noisy(picture, side, side, level)
+            half = side // network.stride // 2 * network.stride
+            with torch.inference_mode():
+                whole = network(image, sigma)[..., half:]
+                alone = network(image[..., half:], sigma[..., half:])
+            columns = (whole - alone).abs().amax((0, 1, 2))  # by distance from the cut
+            differing = torch.nonzero(columns > HALO_DIFFERENCE)
+            if len(differing):
+                farthest = max(farthest, int(differing.max()) + 1)
+    return tiles.padded(farthest, network.stride)
+
+
+def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
+    """Read recipe and weights back from an exported model, to go on training.
+
+    Raises:
+        ModelError: The file is no model that `export` wrote.
+    """
+    try:
+        model = onnx.load(path)
+        recipe = {entry.key: entry.value for entry in model.metadata_props}["recipe"]
+        weights = {
+            tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+            for tensor in model.graph.initializer
+        }
+        known = ConvAutoencoder(Recipe.from_json(recipe).network).state_dict()
+        return Recipe.from_json(recipe), {name: weights[name] for name in known}
+    except Exception as error:  # protobuf and onnx raise many kinds
+        raise ModelError(f"{path} holds no trained state: {error}") from error
+
+
+def _cycled(pictures: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    return [pictures[index % len(pictures)] for index in range(count)]
+
+
+def _noisy(picture: np.ndarray, height: int, width: int, level: int) -> tuple[Tensor, Tensor]:
+    clean = torch.from_numpy(picture[:height, :width].copy()).permute(2, 0, 1)[None].float() / 255
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(level))
+    return clean + level / 255 * noise, torch.full_like(clean[:, :1], level / 255)

@@ -1,0 +1,83 @@
+"""Export a trained run to ONNX with its card: `export.py RUN/checkpoint.pt models/NAME.onnx`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from denoiser.cli import run
+from denoiser.errors import ArgumentError
+from denoiser.training.dataset import load_pictures
+from denoiser.training.export import export
+from denoiser.training.recipe import Recipe
+from denoiser.training.trainer import load_checkpoint
+
+SMALLEST_PX = 256
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of photographs on which parity is checked and the halo measured.",
+)
+@click.option("--version", default="1")
+@click.option("--license", default="Apache-2.0", help="SPDX identifier of the weights' licence.")
+@click.option("--summary", default="", help="One line for the card.")
+@click.option("--trained-on", default="", help="What the card says about the training pictures.")
+def main(
+    checkpoint: Path,
+    target: Path,
+    images: Path,
+    version: str,
+    license: str,
+    summary: str,
+    trained_on: str,
+) -> None:
+    """Export CHECKPOINT's averaged weights to TARGET (.onnx) and write the card beside it."""
+    if target.suffix != ".onnx":
+        raise ArgumentError(f"{target} must end in .onnx")
+    state = load_checkpoint(checkpoint)
+    recipe = Recipe.from_json(state["recipe"])
+    weights = {
+        name.removeprefix("module."): value
+        for name, value in state["ema"].items()
+        if name.startswith("module.")
+    }
+    pictures = load_pictures(images, SMALLEST_PX)
+    facts = export(
+        recipe,
+        weights,
+        target,
+        pictures,
+        name=target.stem,
+        version=version,
+        license=license,
+    )
+    pixels = state["step"] * recipe.training.batch * recipe.training.crop_px**2
+    card = {
+        "name": target.stem,
+        "summary": summary or f"trained by recipe {recipe.name}",
+        "version": version,
+        "license": license,
+        **facts,
+        "recipe": recipe.name,
+        "sigma_range": list(recipe.corruption.sigma),
+        "training_steps": state["step"],
+        "training_gigapixels": round(pixels / 1e9, 3),
+        "training_data": trained_on or "not stated",
+    }
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in card.items()]  # JSON is TOML here
+    target.with_suffix(".toml").write_text("".join(lines), encoding="utf-8")
+    click.echo(
+        f"{target}: {facts['parameters']} parameters, halo {facts['halo']},"
+        f" differs from torch by {facts['largest_difference_from_torch']}",
+        err=True,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
