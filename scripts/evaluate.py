@@ -1,0 +1,205 @@
+"""Measure models on a folder of pictures: PSNR and SSIM, as a Markdown table and a picture sheet.
+
+Published protocol: Gaussian noise of fixed seeds is added to the 8-bit image and not clipped before
+the network; the result is clipped and rounded to 8 bits; PSNR is over all of RGB. With --pairs the
+folder holds `noisy/` and `clean/`, files matched by name.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import click
+import numpy as np
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+from denoiser import load_model, restore
+from denoiser.cli import run, say
+from denoiser.engine import Model
+from denoiser.errors import ArgumentError, InputError
+from denoiser.images import SUFFIXES, as_rgb8, read
+
+Denoiser = Callable[[np.ndarray, float | None], np.ndarray]
+"""(H, W, 3) float32 noisy, and sigma in [0, 1] units or None if unknown -> restored."""
+
+SHEET_PX = 160  # side of a crop on the sheet, before it is doubled
+SHEET_ROWS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One noisy picture and its truth, (H, W, 3); clean is uint8, noisy float32."""
+
+    name: str
+    clean: np.ndarray
+    noisy: np.ndarray
+    sigma: float | None
+
+
+def psnr_db(restored: np.ndarray, clean: np.ndarray) -> float:
+    """PSNR of two uint8 images over all channels; infinite if they are equal."""
+    error = np.mean((restored.astype(np.float64) - clean) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def ssim(restored: np.ndarray, clean: np.ndarray) -> float:
+    """SSIM (Wang et al. 2004): Gaussian window of sigma 1.5, mean over RGB."""
+    return float(
+        structural_similarity(
+            restored,
+            clean,
+            channel_axis=2,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+    )
+
+
+def to_8bit(image: np.ndarray) -> np.ndarray:
+    """Clip to [0, 1] and round to uint8."""
+    scaled: np.ndarray = np.rint(np.clip(image, 0, 1) * 255)
+    return scaled.astype(np.uint8)
+
+
+def ours(noisy: np.ndarray, sigma: float | None, model: Model) -> np.ndarray:
+    """Restore with one of our models."""
+    level: float | Literal["auto"] = "auto" if sigma is None else sigma
+    return restore.denoise(noisy, model, sigma=level)
+
+
+def nlm(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
+    """OpenCV's non-local means for colour, on the clipped 8-bit image that it demands."""
+    import cv2
+
+    level = (restore.noise_level(noisy, "auto") if sigma is None else sigma) * 255
+    bgr = to_8bit(noisy)[..., ::-1].copy()
+    restored: np.ndarray = cv2.fastNlMeansDenoisingColored(
+        bgr, None, level * 0.8, level * 0.8, 7, 21
+    )
+    return restored[..., ::-1].astype(np.float32) / 255
+
+
+def bm3d(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
+    """The bm3d package (colour). For non-commercial use: install it yourself to compare."""
+    try:
+        from bm3d import bm3d_rgb
+    except ImportError as error:
+        raise ArgumentError("--peer bm3d needs: pip install bm3d") from error
+    level = restore.noise_level(noisy, "auto") if sigma is None else sigma
+    return np.asarray(bm3d_rgb(noisy.astype(np.float64), level), np.float32)
+
+
+PEERS: dict[str, Denoiser] = {"nlm": nlm, "bm3d": bm3d}
+
+
+def gaussian_cases(folder: Path, level: int, limit: int | None) -> Iterator[Case]:
+    """Add noise of level 0-255 to every picture of a folder, the same at every call."""
+    for index, path in enumerate(picture_paths(folder)[:limit]):
+        clean = as_rgb8(read(path))
+        noise = np.random.default_rng((level, index)).normal(0, level / 255, clean.shape)
+        yield Case(path.stem, clean, (clean / 255 + noise).astype(np.float32), level / 255)
+
+
+def pair_cases(folder: Path, level: int | None, limit: int | None) -> Iterator[Case]:
+    """Read real pairs; every denoiser is told `level` (0-255), or has to estimate it."""
+    for path in picture_paths(folder / "noisy")[:limit]:
+        clean, noisy = as_rgb8(read(folder / "clean" / path.name)), as_rgb8(read(path))
+        sigma = None if level is None else level / 255
+        yield Case(path.stem, clean, noisy.astype(np.float32) / 255, sigma)
+
+
+def picture_paths(folder: Path) -> list[Path]:
+    """Pictures in a folder, sorted by name."""
+    if not folder.is_dir():
+        raise InputError(f"no such folder: {folder}")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(f"no pictures in {folder}")
+    return paths
+
+
+def sheet_row(case: Case, restored: list[np.ndarray]) -> np.ndarray:
+    """Noisy, restored and clean centre crops side by side at 200 %, (2 S, n 2 S, 3) uint8."""
+    height, width = case.clean.shape[:2]
+    y, x = (height - SHEET_PX) // 2, (width - SHEET_PX) // 2
+    images = [to_8bit(case.noisy), *restored, case.clean]
+    row = np.hstack([image[y : y + SHEET_PX, x : x + SHEET_PX] for image in images])
+    return row.repeat(2, 0).repeat(2, 1)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--images", type=click.Path(path_type=Path), required=True)
+@click.option("--pairs", is_flag=True, help="IMAGES holds noisy/ and clean/ instead of clean ones.")
+@click.option("--model", "models", multiple=True, help="Name or .onnx; may be given several times.")
+@click.option("--peer", "peers", multiple=True, type=click.Choice(sorted(PEERS)))
+@click.option("--sigma", "sigmas", multiple=True, type=int, help="0-255; default 15, 25 and 50.")
+@click.option("--blind", is_flag=True, help="Do not tell the noise level: let it be estimated.")
+@click.option("--limit", type=int, help="Only the first so many pictures.")
+@click.option("--device", default="auto")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for results.md, sheet.png.")
+def main(
+    images: Path,
+    pairs: bool,
+    models: tuple[str, ...],
+    peers: tuple[str, ...],
+    sigmas: tuple[int, ...],
+    blind: bool,
+    limit: int | None,
+    device: str,
+    out: Path | None,
+) -> None:
+    """Print PSNR and SSIM per picture and set; write a table and a before/after sheet."""
+    denoisers: dict[str, Denoiser] = {}
+    for name in models or (() if peers else ("denoise-gaussian-v1",)):
+        model = load_model(name, device=device)
+        denoisers[Path(name).stem] = functools.partial(ours, model=model)
+    denoisers |= {name: PEERS[name] for name in peers}
+
+    if pairs:
+        settings = {"real noise": pair_cases(images, sigmas[0] if sigmas else None, limit)}
+    else:
+        settings = {
+            f"sigma {level}": gaussian_cases(images, level, limit)
+            for level in sigmas or (15, 25, 50)
+        }
+    lines = [
+        f"| {images.name} | noisy | " + " | ".join(denoisers) + " |",
+        "|---" * (2 + len(denoisers)) + "|",
+    ]
+    sheet: list[np.ndarray] = []
+    for setting, cases in settings.items():
+        scores: list[list[tuple[float, float]]] = []
+        for case in cases:
+            sigma = None if blind else case.sigma
+            results = [to_8bit(denoiser(case.noisy, sigma)) for denoiser in denoisers.values()]
+            noisy = to_8bit(case.noisy)
+            scores.append(
+                [
+                    (psnr_db(image, case.clean), ssim(image, case.clean))
+                    for image in [noisy, *results]
+                ]
+            )
+            text = "  ".join(f"{psnr:.2f} dB {similar:.4f}" for psnr, similar in scores[-1])
+            click.echo(f"{setting}  {case.name}  {text}")
+            large_enough = min(case.clean.shape[:2]) >= SHEET_PX
+            if large_enough and len(scores) <= max(1, SHEET_ROWS // len(settings)):
+                sheet.append(sheet_row(case, results))
+        means = np.mean(scores, 0)
+        cells = " | ".join(f"{psnr:.2f} / {similar:.4f}" for psnr, similar in means)
+        lines.append(f"| {setting} ({len(scores)} pictures) | {cells} |")
+    table = "\n".join(lines)
+    click.echo(f"\nPSNR in dB / SSIM\n\n{table}")
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "results.md").write_text(f"PSNR in dB / SSIM\n\n{table}\n", encoding="utf-8")
+        Image.fromarray(np.vstack(sheet)).save(out / "sheet.png")
+        say(f"wrote {out / 'results.md'} and {out / 'sheet.png'}")
+
+
+if __name__ == "__main__":
+    run(main)
