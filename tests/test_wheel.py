@@ -1,0 +1,19 @@
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import SHIPPED
+
+
+@pytest.mark.slow
+def test_the_wheel_ships_models_and_no_tests(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory"]
+    subprocess.run([*command, tmp_path], cwd=SHIPPED, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {
+        "denoiser/models/denoise-gaussian-v1.onnx",
+        "denoiser/models/denoise-gaussian-v1.toml",
+    } <= names
+    assert "denoiser/cli.py" in names and not any("tests" in name for name in names)
