@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from denoiser import tiles
-from denoiser.engine import Model, OutOfMemoryError
+from denoiser.engine import Contract, Model, OutOfMemoryError
 from denoiser.errors import ArgumentError, InputError, ShapeError
 from denoiser.noise import estimate_sigma
 
@@ -60,12 +60,21 @@ def denoise(
         return out
     source = image[..., None] if image.ndim == 2 else image
     target = out[..., None] if out.ndim == 2 else out
-    white = _white(source)
-    level = noise_level(source, sigma)
     low, high = model.contract.sigma_range
-    level = min(max(level, low), high)
+    level = min(max(noise_level(source, sigma), low), high)
+
+    def restore_window(window: np.ndarray) -> np.ndarray:  # (H, W, C) to (H, W, C)
+        channels = window.shape[2]
+        colour = np.repeat(window, 3, 2) if channels == 1 else window
+        batch = np.ascontiguousarray(colour.transpose(2, 0, 1)[None])  # (1, 3, H, W)
+        restored: np.ndarray = model.run(batch, np.full_like(batch[:, :1], level))[0]
+        restored = restored.transpose(1, 2, 0)
+        if channels == 1:
+            restored = restored.mean(2, keepdims=True)
+        return restored if strength == 1 else window + np.float32(strength) * (restored - window)
+
     tile_px = tile_px or _default_tile_px(model)
-    while not _denoise_tiled(source, target, model, level, strength, white, tile_px, progress):
+    while not _tiled(source, target, restore_window, model.contract, tile_px, progress):
         tile_px //= 2
     return out
 
@@ -180,90 +189,77 @@ def _default_tile_px(model: Model) -> int:
     return tiles.default_tile_px(model.contract.halo, OVERLAP_PX, model.contract.stride)
 
 
-def _denoise_tiled(
+def _tiled(
     image: np.ndarray,
     out: np.ndarray,
-    model: Model,
-    level: float,
-    strength: float,
-    white: float,
+    restore_window: Callable[[np.ndarray], np.ndarray],
+    contract: Contract,
     tile_px: int,
     progress: Progress | None,
 ) -> bool:
     """Restore a row of tiles at a time, so that only one row is ever held in float32.
 
+    Args:
+        image: (H, W, C).
+        out: Where the result goes; may be `image`.
+        restore_window: Maps (H, W, C) float32 in [0, 1] to its like, H and W multiples of the
+            stride.
+        contract: The model's stride and halo.
+        tile_px: Side of the tiles.
+        progress: Told after each tile.
+
     Returns:
         False if the device lacks memory for such tiles and `out` is still untouched.
     """
-    halo, stride = model.contract.halo, model.contract.stride
-    height, width = image.shape[:2]
-    row_spans = tiles.plan(height, tile_px, halo, OVERLAP_PX, stride)
-    column_spans = tiles.plan(width, tile_px, halo, OVERLAP_PX, stride)
-    done, faded = 0, None
+    height, width, channels = image.shape
+    white = np.float32(_white(image))
+    row_spans, column_spans = (
+        tiles.plan(length, tile_px, contract.halo, OVERLAP_PX, contract.stride)
+        for length in (height, width)
+    )
+    faded = np.zeros((0, width, channels), np.float32)  # the overlap with the row above
     rows = image[: row_spans[0].stop].copy()
-    for index, row_span in enumerate(row_spans):
-        following = row_spans[index + 1] if index + 1 < len(row_spans) else None
-        if following:  # taken before `out`, which may be `image`, is written
-            next_rows = image[following.start : following.stop].copy()
-        band = np.zeros(
-            (row_span.core_stop - row_span.core_start, width, image.shape[2]), np.float32
-        )
-        for column_span in column_spans:
+    for index, row in enumerate(row_spans):
+        band = np.zeros((row.core_stop - row.core_start, width, channels), np.float32)
+        for column in column_spans:
+            window = _padded(rows[:, column.start : column.stop] / white, row, column)
             try:
-                restored = _restore_tile(rows, row_span, column_span, model, level, strength, white)
+                restored = restore_window(window)
             except OutOfMemoryError:
                 if index or tile_px < 2 * SMALLEST_TILE_PX:
                     raise
                 return False
-            restored *= column_span.weights()[:, None]
-            stop = min(column_span.core_stop, width)
-            band[:, column_span.core_start : stop] += restored[:, : stop - column_span.core_start]
-            done += (row_span.core_stop - row_span.core_start) * (stop - column_span.core_start)
+            stop = min(column.core_stop, width)
+            core = restored[
+                row.core_start - row.start : row.core_stop - row.start,
+                column.core_start - column.start : stop - column.start,
+            ]
+            weights = column.weights()[: stop - column.core_start, None]
+            band[:, column.core_start : stop] += core * weights
             if progress:
-                progress(min(done, height * width), height * width)
-        band *= row_span.weights()[:, None, None]
-        if faded is not None:
-            band[: row_span.fade_in] += faded
-        kept = band.shape[0] - row_span.fade_out
-        faded = band[kept:].copy()
-        start = row_span.core_start
-        stop = min(start + kept, height)
-        out[start:stop] = _from_float(band[: stop - start], out.dtype, white)
-        if following:
-            rows = next_rows
+                above, this = row.core_start, min(row.core_stop, height) - row.core_start
+                progress(above * width + this * stop, height * width)
+        band *= row.weights()[:, None, None]
+        band[: row.fade_in] += faded
+        if index + 1 < len(row_spans):  # taken before `out`, which may be `image`, is written
+            rows = image[row_spans[index + 1].start : row_spans[index + 1].stop].copy()
+        kept = min(row.core_stop - row.fade_out, height) - row.core_start
+        faded = band[band.shape[0] - row.fade_out :].copy()
+        out[row.core_start : row.core_start + kept] = _from_float(band[:kept], out.dtype, white)
     return True
 
 
-def _restore_tile(
-    rows: np.ndarray,
-    row_span: tiles.Span,
-    span: tiles.Span,
-    model: Model,
-    level: float,
-    strength: float,
-    white: float,
-) -> np.ndarray:
-    """Run the model on one window of a row; returns its core, (rows, columns, C) float32."""
-    window = rows[:, span.start : span.stop].astype(np.float32) / np.float32(white)
-    below = row_span.stop - row_span.start - window.shape[0]
-    beside = span.stop - span.start - window.shape[1]
-    window = np.pad(window, ((0, below), (0, beside), (0, 0)), mode="symmetric")
-    grey = window.shape[2] == 1
-    colour = np.repeat(window, 3, 2) if grey else window
-    batch = np.ascontiguousarray(colour.transpose(2, 0, 1)[None])  # (1, 3, H, W)
-    restored = model.run(batch, np.full_like(batch[:, :1], level))[0].transpose(1, 2, 0)
-    if grey:
-        restored = restored.mean(2, keepdims=True)
-    if strength < 1:
-        restored = window + np.float32(strength) * (restored - window)
-    top, left = row_span.core_start - row_span.start, span.core_start - span.start
-    bottom, right = row_span.core_stop - row_span.start, span.core_stop - span.start
-    return np.array(restored[top:bottom, left:right])
+def _padded(window: np.ndarray, row: tiles.Span, column: tiles.Span) -> np.ndarray:
+    """Mirror a window that the image's lower or right border cut to the size that was planned."""
+    below = row.stop - row.start - window.shape[0]
+    beside = column.stop - column.start - window.shape[1]
+    return np.pad(window.astype(np.float32), ((0, below), (0, beside), (0, 0)), mode="symmetric")
 
 
-def _from_float(band: np.ndarray, dtype: np.dtype, white: float) -> np.ndarray:
-    if dtype.kind == "u":
-        band = np.rint(np.clip(band, 0, 1) * np.float32(white))
-    elif white != 1:
-        band = band * np.float32(white)
-    return band.astype(dtype)
+def _from_float(band: np.ndarray, dtype: np.dtype, white: np.float32) -> np.ndarray:
+    scaled: np.ndarray = band * white
+    return (
+        np.rint(np.clip(scaled, 0, white)).astype(dtype)
+        if dtype.kind == "u"
+        else scaled.astype(dtype)
+    )
