@@ -1,12 +1,7 @@
-"""Bytes to pictures and back.
-
-Pillow handles everything of 8 bits but writing TIFF, OpenCV the pixels of 16-bit PNG, tifffile the
-rest of TIFF.
-"""
+"""Bytes to pictures and back: Pillow for 8 bits, imagecodecs for 16-bit PNG, tifffile for TIFF."""
 
 import contextlib
 import io
-import os
 import re
 import struct
 import zlib
@@ -14,19 +9,17 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import get_sampling
+from PIL.PngImagePlugin import PngInfo
 
-from denoiser.errors import InputError, OutputError
-from denoiser.picture import FORMATS, Format, Mode, Picture, white_of
+from denoiser import exif
+from denoiser.errors import InputError
+from denoiser.picture import FORMATS, Format, Mode, Picture, check_size
 
-LARGEST_MP = 1000
-"""Larger pictures are taken for decompression bombs."""
-
-_ORIENTATION, _EXIF_IFD, _GPS_IFD, _XMP, _ICC = 0x0112, 0x8769, 0x8825, 700, 34675
 _XMP_KEY = "XML:com.adobe.xmp"
-# IFD0 tags of a TIFF that describe the picture, not how this file stores its pixels
-_TIFF_DESCRIPTIVE_TAGS = (0x010E, 0x010F, 0x0110, 0x0112, 0x0131, 0x0132, 0x013B, 0x8298)
 _PNG_COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP"}
+_TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def decode(data: bytes) -> Picture:
@@ -37,21 +30,34 @@ def decode(data: bytes) -> Picture:
         InputError: Too large, or pixels of a kind that is not supported.
         Exception: Whatever the decoders raise on damaged files.
     """
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        deep = _decode_deep_tiff(data)
-        if deep is not None:
-            return deep
-    with _pixel_limit(), Image.open(io.BytesIO(data)) as file:
-        if file.format not in {format.name for format in FORMATS} and file.format != "MPO":
-            raise UnidentifiedImageError
-        _check_size(*file.size)
-        picture = _describe(file, data)
-        if file.format == "PNG" and data[24] == 16:
-            picture.pixels, picture.mode = _decode_deep_png(file, data)
-        else:
-            picture.pixels, picture.mode = _decode_8bit(file)
+    if data[:4] in _TIFF_HEADERS:
+        from denoiser import tiff
+
+        picture = tiff.decode(data)
+    else:
+        with _pixel_limit(), Image.open(io.BytesIO(data)) as file:
+            if file.format not in {format.name for format in FORMATS} | {"MPO"}:
+                raise UnidentifiedImageError
+            check_size(*file.size)
+            picture = _describe(file, data)
+            if file.format == "PNG" and data[24] == 16:
+                picture.pixels, picture.mode = _decode_deep_png(data)
+            else:
+                picture.pixels, picture.mode = _decode_8bit(file)
     _make_upright(picture)
     return picture
+
+
+def encode(picture: Picture, file: IO[bytes], format: Format, quality: int | None) -> None:
+    """Encode an adapted picture into a file open for reading and writing."""
+    if format.name == "TIFF":
+        from denoiser import tiff
+
+        tiff.encode(picture, file)
+    elif picture.pixels.dtype == np.uint16:
+        _encode_deep_png(picture, file)
+    else:
+        _encode_8bit(picture, file, format, quality)
 
 
 @contextlib.contextmanager
@@ -65,32 +71,13 @@ def _pixel_limit() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > LARGEST_MP * 1e6:
-        raise InputError(
-            f"{width} x {height} pixels are more than {LARGEST_MP} megapixels:"
-            " a decompression bomb, or a picture to cut into parts first"
-        )
-
-
 def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
     """Collect all that stands beside the pixels, before they are decoded."""
     info = file.info
     name = "JPEG" if file.format == "MPO" else str(file.format)
     picture = Picture(np.empty((0, 0, 0), np.uint8), "L", name, icc=info.get("icc_profile") or None)
-    if name == "TIFF":
-        picture.exif = _exif_of_tiff(data)
-        picture.xmp = _to_bytes(file.tag_v2.get(_XMP))  # type: ignore[attr-defined]
-        picture.encoding = {"compression": info.get("compression", "raw")}
-    else:
-        exif = info.get("exif") or b""
-        picture.exif = exif.removeprefix(b"Exif\0\0") or None
-        picture.xmp = _to_bytes(info.get("xmp") or info.get(_XMP_KEY))
-    if "dpi" in info and all(value > 0 for value in info["dpi"]):
-        picture.dpi = float(info["dpi"][0]), float(info["dpi"][1])
+    block, picture.xmp = info.get("exif") or b"", _to_bytes(info.get("xmp"))
     if name == "JPEG":
-        from PIL.JpegImagePlugin import get_sampling
-
         sampling = get_sampling(file)
         picture.encoding = {
             "qtables": file.quantization,  # type: ignore[attr-defined]
@@ -98,17 +85,44 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
             "progressive": bool(info.get("progressive")),
         }
     elif name == "WEBP":
-        picture.encoding = {"lossless": b"VP8L" in data[:64]}
+        picture.encoding = {"lossless": b"VP8L" in _riff_chunks(data)}
     elif name == "PNG":
-        picture.png_chunks = {
-            kind: data[start + 8 : end - 4]
-            for kind, start, end in _png_chunks(data)
-            if kind in _PNG_COLOUR_CHUNKS
-        }
+        for kind, start, end in _png_chunks(data):  # also those behind the pixels
+            body = data[start + 8 : end - 4]
+            if kind in _PNG_COLOUR_CHUNKS:
+                picture.png_chunks[kind] = body
+            elif kind == b"eXIf":
+                block = body
+            elif kind == b"iTXt" and body.startswith(_XMP_KEY.encode() + b"\0"):
+                picture.xmp = _itxt(body)
+    elif name == "AVIF" and _avif_is_deep(data):
+        picture.notes.append("AVIF of more than 8 bits per channel is read as 8 bits")
+    while block.startswith(b"Exif\0\0"):
+        block = block[6:]
+    if block:
+        picture.exif = _checked_exif(block, picture.notes)
+    if "dpi" in info and (name != "JPEG" or _has_density(info, picture.exif)):
+        x, y = (float(value) for value in info["dpi"])
+        picture.dpi = (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
     frames = getattr(file, "n_frames", 1)
     if frames > 1 and file.format != "MPO":
-        picture.notes.append(f"only the first of {frames} frames or pages is restored")
+        picture.notes.append(f"only the first of {frames} frames is restored")
     return picture
+
+
+def _checked_exif(block: bytes, notes: list[str]) -> bytes | None:
+    try:
+        exif.parse(block)
+    except ValueError:
+        notes.append("its EXIF is damaged: dropped")
+        return None
+    return block
+
+
+def _has_density(info: dict[Any, Any], block: bytes | None) -> bool:
+    """Whether a JPEG states its resolution; Pillow makes up 72 dpi where it does not."""
+    stated = info.get("jfif_unit", 0) in (1, 2)
+    return stated or (block is not None and exif.has_tag(block, exif.X_RESOLUTION))
 
 
 def _to_bytes(value: object) -> bytes | None:
@@ -117,11 +131,27 @@ def _to_bytes(value: object) -> bytes | None:
     return bytes(value) if isinstance(value, bytes | bytearray) and value else None
 
 
+def _riff_chunks(data: bytes) -> list[bytes]:
+    """Kinds of the chunks of a WebP file, which lie one after the other from byte 12 on."""
+    kinds, place = [], 12
+    while place + 8 <= len(data):
+        kinds.append(data[place : place + 4])
+        (length,) = struct.unpack_from("<I", data, place + 4)
+        place += 8 + length + length % 2
+    return kinds
+
+
+def _avif_is_deep(data: bytes) -> bool:
+    """Look up `high_bitdepth` in the AV1 configuration (AV1-ISOBMFF, section 2.3.3)."""
+    place = data.find(b"av1C")
+    return 0 < place < len(data) - 7 and bool(data[place + 6] & 0x40)
+
+
 def _decode_8bit(file: ImageFile.ImageFile) -> tuple[np.ndarray, Mode]:
     file.load()
     transparent = "transparency" in file.info
     targets: dict[str, Mode] = {
-        "1": "L",
+        "1": "LA" if transparent else "L",
         "L": "LA" if transparent else "L",
         "LA": "LA",
         "La": "LA",
@@ -141,103 +171,20 @@ def _decode_8bit(file: ImageFile.ImageFile) -> tuple[np.ndarray, Mode]:
     return (pixels[..., None] if pixels.ndim == 2 else pixels), mode
 
 
-def _decode_deep_png(file: ImageFile.ImageFile, data: bytes) -> tuple[np.ndarray, Mode]:
-    import cv2
+def _decode_deep_png(data: bytes) -> tuple[np.ndarray, Mode]:
+    import imagecodecs
 
-    file.verify()  # Pillow checks every chunk's CRC; libpng would print what it finds
-    bare = data[:8] + b"".join(
-        data[start:end]
-        for kind, start, end in _png_chunks(data)
-        if kind in (b"IHDR", b"tRNS", b"IDAT", b"IEND")
-    )
-    pixels = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise InputError("is damaged: its pixels cannot be decoded")
-    if pixels.ndim == 2:
-        return pixels[..., None], "L"
-    if data[25] in (0, 4):  # grey with alpha comes back as BGRA
-        return np.ascontiguousarray(pixels[..., [0, 3]]), "LA"
-    if pixels.shape[2] == 3:
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), "RGB"
-    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA, dst=pixels), "RGBA"
-
-
-def _decode_deep_tiff(data: bytes) -> Picture | None:
-    """Decode a TIFF of more than 8 bits a channel; None leaves it to Pillow."""
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages.first
-        if page.bitspersample <= 8:
-            return None
-        _check_size(page.imagewidth, page.imagelength)
-        if page.dtype is None or page.dtype.kind not in "uf" or page.dtype.name == "uint32":
-            raise InputError(f"TIFF pixels of {page.bitspersample} bits are not supported")
-        pixels = page.asarray()
-        if page.planarconfig == 2 and page.samplesperpixel > 1:
-            pixels = np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
-        count = page.samplesperpixel
-        pixels = pixels.reshape(page.imagelength, page.imagewidth, count)
-        if pixels.dtype.kind == "f":
-            pixels = pixels.astype(np.float32, copy=False)
-        photometric = page.photometric.name
-        modes: dict[tuple[str, int], Mode] = {
-            ("MINISBLACK", 1): "L",
-            ("MINISWHITE", 1): "L",
-            ("MINISBLACK", 2): "LA",
-            ("RGB", 3): "RGB",
-            ("RGB", 4): "RGBA",
-            ("SEPARATED", 4): "CMYK",
-        }
-        mode = modes.get((photometric, count))
-        if mode is None:
-            raise InputError(f"TIFF with {count} channels of kind {photometric} is not supported")
-        if photometric == "MINISWHITE":
-            pixels = np.asarray(white_of(pixels) - pixels, pixels.dtype)
-        tags = {tag.code: tag.value for tag in page.tags}
-        compression = "raw" if page.compression.name == "NONE" else "tiff_adobe_deflate"
-        picture = Picture(
-            pixels.astype(pixels.dtype.newbyteorder("="), copy=False),
-            mode,
-            "TIFF",
-            icc=_to_bytes(tags.get(_ICC)),
-            exif=_exif_of_tiff(data),
-            xmp=_to_bytes(tags.get(_XMP)),
-            encoding={"compression": compression},
-        )
-        unit = {2: 1.0, 3: 2.54}.get(int(tags.get(296, 2)))
-        if unit and 282 in tags and 283 in tags and tags[282][1] and tags[283][1]:
-            x, y = (
-                numerator / denominator * unit for numerator, denominator in (tags[282], tags[283])
-            )
-            picture.dpi = (x, y)
-        if len(file.pages) > 1:
-            picture.notes.append(f"only the first of {len(file.pages)} pages is restored")
-    _make_upright(picture)
-    return picture
-
-
-def _exif_of_tiff(data: bytes) -> bytes | None:
-    """Gather what a TIFF says about the picture into an EXIF block."""
-    source, kept = Image.Exif(), Image.Exif()
-    source.load_from_fp(io.BytesIO(data))
-    for tag in _TIFF_DESCRIPTIVE_TAGS:
-        if tag in source:
-            kept[tag] = source[tag]
-    for tag in (_EXIF_IFD, _GPS_IFD):
-        content = source.get_ifd(tag)
-        if content:
-            kept.get_ifd(tag).update(content)
-    return (
-        kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) or kept.get_ifd(_EXIF_IFD) else None
-    )
+    pixels = np.array(imagecodecs.png_decode(data))
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    modes: tuple[Mode, ...] = ("L", "LA", "RGB", "RGBA")
+    return pixels, modes[pixels.shape[2] - 1]
 
 
 def _make_upright(picture: Picture) -> None:
     """Apply the EXIF orientation to the pixels and set it to 1, in EXIF and in XMP."""
     if picture.exif is None:
         return
-    orientation, picture.exif = _reset_orientation(picture.exif)
+    orientation, picture.exif = exif.reset_orientation(picture.exif)
     if orientation not in range(2, 9):
         return
     if orientation >= 5:
@@ -252,37 +199,15 @@ def _make_upright(picture: Picture) -> None:
         picture.xmp = re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", picture.xmp)
 
 
-def _reset_orientation(exif: bytes) -> tuple[int, bytes]:
-    """Set the orientation in IFD0 to 1 in place, so that maker notes keep their offsets.
-
-    Returns:
-        The orientation found (1 if there is none), and the EXIF block with 1 in its place.
-    """
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None or len(exif) < 8:
-        return 1, exif
-    (start,) = struct.unpack_from(order + "I", exif, 4)
-    if start + 2 > len(exif):
-        return 1, exif
-    (count,) = struct.unpack_from(order + "H", exif, start)
-    for entry in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
-        tag, kind = struct.unpack_from(order + "HH", exif, entry)
-        if tag == _ORIENTATION and kind == 3:
-            (orientation,) = struct.unpack_from(order + "H", exif, entry + 8)
-            upright = bytearray(exif)
-            struct.pack_into(order + "H", upright, entry + 8, 1)
-            return orientation, bytes(upright)
-    return 1, exif
-
-
-def encode(picture: Picture, file: IO[bytes], format: Format, quality: int | None) -> None:
-    """Encode an adapted picture into an open file that can seek."""
-    if format.name == "TIFF":
-        _encode_tiff(picture, file)
-    elif picture.pixels.dtype != np.uint8:
-        _encode_deep_png(picture, file)
-    else:
-        _encode_8bit(picture, file, format, quality)
+@contextlib.contextmanager
+def _buffer_for(size: int) -> Iterator[None]:
+    """Give Pillow's JPEG writer room for a whole file: optimised ones are written in one piece."""
+    before = ImageFile.MAXBLOCK
+    ImageFile.MAXBLOCK = max(before, size)
+    try:
+        yield
+    finally:
+        ImageFile.MAXBLOCK = before
 
 
 def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int | None) -> None:
@@ -309,25 +234,22 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
     elif format.name == "AVIF":
         options |= {"quality": quality or 90, "subsampling": "4:4:4"}
     elif format.name == "PNG":
-        from PIL.PngImagePlugin import PngInfo
-
         options["pnginfo"] = info = PngInfo()
         if picture.xmp:
             info.add_itxt(_XMP_KEY, picture.xmp.decode("utf-8", "replace"))
         for kind, body in picture.png_chunks.items():
             info.add(kind, body)
-    image.save(file, format.name, **options)
+    metadata = sum(len(block or b"") for block in (picture.icc, picture.exif, picture.xmp))
+    with _buffer_for(4 * pixels.size + metadata + 65536):
+        image.save(file, format.name, **options)
 
 
 def _encode_deep_png(picture: Picture, file: IO[bytes]) -> None:
-    """Let OpenCV compress the pixels, then put our chunks before them."""
-    import cv2
+    """Let imagecodecs compress the pixels, then put our chunks before them."""
+    import imagecodecs
 
-    order = {"RGB": [2, 1, 0], "RGBA": [2, 1, 0, 3]}.get(picture.mode)
-    pixels = picture.pixels if order is None else picture.pixels[..., order]
-    done, encoded = cv2.imencode(".png", pixels)
-    if not done:
-        raise OutputError("cannot encode the picture as PNG")
+    pixels = picture.pixels[..., 0] if picture.mode == "L" else picture.pixels
+    encoded = memoryview(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=1))
     chunks = dict(picture.png_chunks)
     if picture.icc:
         chunks.pop(b"sRGB", None)
@@ -339,12 +261,11 @@ def _encode_deep_png(picture: Picture, file: IO[bytes]) -> None:
         chunks[b"eXIf"] = picture.exif
     if picture.xmp:
         chunks[b"iTXt"] = _XMP_KEY.encode() + b"\0\0\0\0\0" + picture.xmp
-    encoded = encoded.reshape(-1)
-    file.write(encoded[:33].data)  # signature and IHDR
+    file.write(encoded[:33])  # signature and IHDR
     for kind, body in chunks.items():
         crc = zlib.crc32(kind + body)
         file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc))
-    file.write(encoded[33:].data)
+    file.write(encoded[33:])
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -356,58 +277,11 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         start += 12 + length
 
 
-def _encode_tiff(picture: Picture, file: IO[bytes]) -> None:
-    """Write through tifffile; EXIF and GPS, which it leaves out, are appended and linked in."""
-    import tifffile
-
-    exif = Image.Exif()
-    exif.load(picture.exif or b"")
-    texts = [(tag, exif[tag]) for tag in _TIFF_DESCRIPTIVE_TAGS if isinstance(exif.get(tag), str)]
-    kinds = {"L": "minisblack", "LA": "minisblack", "CMYK": "separated"}
-    pixels = picture.pixels[..., 0] if picture.mode == "L" else picture.pixels
-    raw = picture.format == "TIFF" and picture.encoding.get("compression") == "raw"
-    tifffile.imwrite(
-        file,
-        np.ascontiguousarray(pixels),
-        byteorder="<",
-        bigtiff=False,
-        photometric=kinds.get(picture.mode, "rgb"),
-        planarconfig=None if picture.mode == "L" else "contig",
-        extrasamples=["unassalpha"] if picture.mode in ("LA", "RGBA") else None,
-        compression=None if raw else "zlib",
-        predictor=not raw,
-        rowsperstrip=None if raw else 64,
-        iccprofile=picture.icc,
-        resolution=picture.dpi,
-        resolutionunit="INCH" if picture.dpi else None,
-        software=False,
-        metadata=None,
-        extratags=[(tag, "s", 0, text, True) for tag, text in texts]
-        + ([(_XMP, "B", len(picture.xmp), picture.xmp, True)] if picture.xmp else []),
-    )
-    links = []
-    for tag in (_EXIF_IFD, _GPS_IFD):
-        if exif.get_ifd(tag):
-            offset = file.seek(0, os.SEEK_END)
-            directory = TiffImagePlugin.ImageFileDirectory_v2(group=tag)
-            for key, value in exif.get_ifd(tag).items():
-                directory[key] = value
-            file.write(directory.tobytes(offset))
-            links.append(struct.pack("<HHII", tag, 4, 1, offset))
-    if links:
-        _add_tiff_entries(file, links)
-
-
-def _add_tiff_entries(file: IO[bytes], added: list[bytes]) -> None:
-    """Append a copy of the first directory of a little-endian TIFF that has `added` entries too."""
-    file.seek(4)
-    file.seek(struct.unpack("<I", file.read(4))[0])
-    (count,) = struct.unpack("<H", file.read(2))
-    entries = [file.read(12) for _ in range(count)] + added
-    entries.sort(key=lambda entry: struct.unpack_from("<H", entry))
-    offset = file.seek(0, os.SEEK_END)
-    if offset % 2:
-        offset += file.write(b"\0")
-    file.write(struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4))
-    file.seek(4)
-    file.write(struct.pack("<I", offset))
+def _itxt(body: bytes) -> bytes | None:
+    """Text of an iTXt chunk (PNG 3, section 11.3.3.4), as UTF-8."""
+    _, _, rest = body.partition(b"\0")
+    compressed, rest = rest[:1] == b"\1", rest[2:]
+    text = rest.split(b"\0", 2)[-1]  # behind language and translated keyword
+    with contextlib.suppress(zlib.error):
+        return (zlib.decompress(text) if compressed else text) or None
+    return None

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from denoiser import codecs
-from denoiser.errors import InputError, OutputError
-from denoiser.picture import FORMATS, Format, Picture, adapt, as_rgb8
+from denoiser.errors import DenoiserError, InputError, OutputError
+from denoiser.picture import FORMATS, Format, Picture, adapt, as_rgb8, white_of
 
 __all__ = ["FORMATS", "SUFFIXES", "Format", "Picture", "as_rgb8", "format_of", "read", "write"]
 
@@ -48,7 +48,8 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
     Raises:
         InputError: Missing, unreadable, damaged, of an unsupported kind, or too large.
     """
-    name = str(source) if isinstance(source, Path) else name
+    if isinstance(source, Path):
+        name = str(source)
     try:
         data = source.read_bytes() if isinstance(source, Path) else source
     except IsADirectoryError as error:
@@ -72,6 +73,7 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
         raise InputError(f"{name} is damaged: {error}") from error
     if picture.pixels.dtype == np.float32 and not np.isfinite(picture.pixels).all():
         raise InputError(f"{name} holds NaN or infinite values")
+    picture.white = white_of(picture.pixels)
     return picture
 
 
@@ -83,6 +85,7 @@ def write(
     quality: int | None = None,
     depth: Literal["keep", "8", "16"] = "keep",
     strip_metadata: bool = False,
+    overwrite: bool = False,
 ) -> list[str]:
     """Write a picture with all that the format can hold.
 
@@ -93,44 +96,67 @@ def write(
         quality: 1-100 for the lossy formats; None keeps the input's where it is known.
         depth: Bits per channel; "keep" goes no lower than the format demands.
         strip_metadata: Leave out EXIF, XMP and DPI. ICC stays: without it colours change.
+        overwrite: Replace an existing file. Other things than files are never replaced.
 
     Returns:
-        What the format could not hold, at most a line each for pixels and metadata.
+        What the format could not hold, a line each.
 
     Raises:
         OutputError: The target cannot be written; nothing is left under its name.
     """
-    adapted, notes = adapt(picture, format, depth, strip_metadata)
-    if isinstance(target, Path):
-        with _whole_file(target) as file:
-            codecs.encode(adapted, file, format, quality)
-    else:
-        buffer = io.BytesIO()  # encoders seek, a pipe cannot
-        codecs.encode(adapted, buffer, format, quality)
-        target.write(buffer.getbuffer())
+    name = target if isinstance(target, Path) else "standard output"
+    try:
+        adapted, notes = adapt(picture, format, depth, strip_metadata)
+        if isinstance(target, Path):
+            with _whole_file(target, overwrite) as file:
+                codecs.encode(adapted, file, format, quality)
+        else:
+            buffer = io.BytesIO()  # encoders seek, a pipe cannot
+            codecs.encode(adapted, buffer, format, quality)
+            target.write(buffer.getbuffer())
+            target.flush()
+    except DenoiserError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {name}: {error.strerror or error}") from error
+    except Exception as error:  # encoders, too, raise whatever they like
+        raise OutputError(f"cannot write {name} as {format.name}: {error}") from error
     return notes
 
 
 @contextlib.contextmanager
-def _whole_file(target: Path) -> Iterator[IO[bytes]]:
+def _whole_file(target: Path, overwrite: bool) -> Iterator[IO[bytes]]:
     """Open a hidden file beside `target` that takes its name only on success."""
-    try:
-        descriptor, name = tempfile.mkstemp(".part", ".denoise-", target.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror}") from error
+    target = target.resolve()  # a link stays, what it points to is written
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target} is no ordinary file: it is not replaced")
+    descriptor, name = tempfile.mkstemp(".part", ".denoise-", target.parent)
+    os.close(descriptor)
     part = Path(name)
     try:
-        os.close(descriptor)
         with part.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.chmod(_default_mode())
-        part.replace(target)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        if overwrite:
+            part.replace(target)
+        else:
+            _rename_new(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _rename_new(part: Path, target: Path) -> None:
+    """Give a file its name unless something has that name, at whatever moment it appeared."""
+    try:
+        target.hardlink_to(part)
+    except FileExistsError as error:
+        raise OutputError(f"{target} exists: give --overwrite to replace it") from error
+    except OSError:  # file systems without hard links
+        if target.exists():
+            raise OutputError(f"{target} exists: give --overwrite to replace it") from None
+        part.replace(target)
 
 
 def _default_mode() -> int:

@@ -8,7 +8,14 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageCms
 
+from denoiser.errors import InputError
+
 Mode = Literal["L", "LA", "RGB", "RGBA", "CMYK"]
+
+LARGEST_MP = 300
+"""Larger pictures are taken for decompression bombs."""
+LARGEST_FLOAT = 4.0
+"""Floating point beyond this has its white elsewhere than at 1.0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +26,12 @@ class Format:
     suffixes: tuple[str, ...]
     depths: tuple[str, ...] = ("uint8",)
     alpha: bool = True
+    exact_alpha: bool = True
+    grey: bool = True
     metadata: tuple[str, ...] = ("icc", "exif", "xmp")
     cmyk: bool = False
+    longest_block: int = 2**31
+    """Largest EXIF or XMP block in bytes."""
 
 
 FORMATS = (
@@ -31,6 +42,7 @@ FORMATS = (
         alpha=False,
         metadata=("icc", "exif", "xmp", "dpi"),
         cmyk=True,
+        longest_block=65_000 - 29,
     ),
     Format(
         "TIFF",
@@ -39,8 +51,8 @@ FORMATS = (
         metadata=("icc", "exif", "xmp", "dpi"),
         cmyk=True,
     ),
-    Format("WEBP", (".webp",)),
-    Format("AVIF", (".avif",)),
+    Format("WEBP", (".webp",), grey=False),
+    Format("AVIF", (".avif",), exact_alpha=False, grey=False),
     Format("BMP", (".bmp",), alpha=False, metadata=("dpi",)),
 )
 
@@ -50,18 +62,20 @@ class Picture:
     """Pixels, upright, and everything that has to survive with them."""
 
     pixels: np.ndarray
-    """(H, W, C) uint8, uint16 or float32; float is display-referred with 1.0 as white."""
+    """(H, W, C) uint8, uint16 or float32."""
     mode: Mode
     """What the channels are. In CMYK 0 means no ink."""
     format: str
     """Name of the format it was read from, as in `FORMATS`."""
+    white: float = 1.0
+    """Value of white in floating point; integers have it at their maximum."""
     icc: bytes | None = None
     exif: bytes | None = None
     """The EXIF block from its TIFF header on, orientation already 1."""
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     encoding: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """How the file was compressed, as options of Pillow's `save`: used again for its own format."""
+    """How the file was compressed, to do it the same way if the format stays."""
     png_chunks: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
     """Colour chunks of a PNG other than ICC (sRGB, gAMA, cHRM, cICP)."""
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -80,56 +94,73 @@ def adapt(
 ) -> tuple[Picture, list[str]]:
     """Convert pixels and drop metadata as `format` and the options demand.
 
+    Args:
+        picture: What is to be written; not modified.
+        format: What it has to fit into.
+        depth: "keep", "8" or "16" bits per channel.
+        strip_metadata: Drop EXIF, XMP and resolution.
+
     Returns:
         The adapted picture, and what was lost, a line each.
     """
-    changes: dict[str, Any] = {}
-    notes = []
-    pixels, mode = picture.pixels, picture.mode
-    if mode == "CMYK" and not format.cmyk:
-        pixels, mode, changes["icc"] = _cmyk_to_rgb(pixels, picture.icc), "RGB", None
-        notes.append(f"{format.name} cannot hold CMYK: converted to sRGB")
-    if mode in ("LA", "RGBA") and not format.alpha:
-        pixels, mode = _flatten(pixels), "L" if mode == "LA" else "RGB"
-        notes.append(f"{format.name} cannot hold transparency: laid on white")
+    pixels, mode, notes = _adapt_pixels(picture, format, depth)
+    changes: dict[str, Any] = {"pixels": pixels, "mode": mode}
+    lost = []
+    for name in ("icc", "exif", "xmp", "dpi"):
+        value = getattr(picture, name)
+        if strip_metadata and name != "icc":
+            changes[name] = None
+        elif value and name not in format.metadata:
+            changes[name] = None
+            lost.append(name.upper())
+        elif value and name in ("exif", "xmp") and len(value) > format.longest_block:
+            changes[name] = None
+            lost.append(f"{name.upper()} of more than 64 KB")
+    if picture.mode == "CMYK" and mode != "CMYK":
+        changes["icc"] = None  # it described the ink
+    elif changes.get("icc", picture.icc) and mode.startswith("RGB") and _is_grey(picture.icc):
+        changes["icc"] = None
+        lost.append("a grey ICC profile")
+    if lost:
+        notes.append(f"{format.name} cannot hold {', '.join(lost)}: dropped")
+    return dataclasses.replace(picture, **changes), notes
+
+
+def _adapt_pixels(
+    picture: Picture, format: Format, depth: str
+) -> tuple[np.ndarray, Mode, list[str]]:
+    pixels, mode, notes = picture.pixels, picture.mode, []
     wanted = {"keep": pixels.dtype.name, "8": "uint8", "16": "uint16"}[depth]
     if wanted not in format.depths:
         wanted = format.depths[-1] if wanted == "float32" else "uint8"
         bits = 16 if wanted == "uint16" else 8
-        notes.append(f"{format.name} cannot hold more than {bits} bits per channel: rounded")
-    pixels = _to_depth(pixels, wanted)
-    if mode == "L" and format.name in ("WEBP", "AVIF"):
-        pixels, mode = np.repeat(pixels, 3, 2), "RGB"
-    if mode == "LA" and (
-        format.name in ("WEBP", "AVIF") or (format.name, wanted) == ("PNG", "uint16")
-    ):
-        pixels, mode = np.ascontiguousarray(pixels[..., [0, 0, 0, 1]]), "RGBA"
-    lost = []
-    for name in ("icc", "exif", "xmp", "dpi"):
-        if strip_metadata and name != "icc":
-            changes[name] = None
-        elif getattr(picture, name) and name not in format.metadata:
-            changes[name] = None
-            lost.append(name.upper())
-    if picture.icc and picture.icc[16:20] == b"GRAY" and mode.startswith("RGB"):
-        changes["icc"] = None
-        lost.append("a grey ICC profile")
-    if format.name == "JPEG":
-        for name, block in (("exif", picture.exif), ("xmp", picture.xmp)):
-            if changes.get(name, block) and len(block or b"") > 65_000:
-                changes[name] = None
-                lost.append(f"{name.upper()} of more than 64 KB")
-    if lost:
-        notes.append(f"{format.name} cannot hold {', '.join(dict.fromkeys(lost))}: dropped")
-    return dataclasses.replace(picture, pixels=pixels, mode=mode, **changes), notes
+        clipped = " and clipped" if pixels.dtype.kind == "f" else ""
+        notes.append(f"{format.name} cannot hold more than {bits} bits: rounded{clipped}")
+    if mode == "CMYK" and not format.cmyk:
+        notes.append(f"{format.name} cannot hold CMYK: converted to 8-bit sRGB")
+        pixels, mode = _cmyk_to_rgb(_to_depth(pixels, "uint8", picture.white), picture.icc), "RGB"
+    if mode in ("LA", "RGBA") and not format.alpha:
+        notes.append(f"{format.name} cannot hold transparency: laid on white")
+        pixels, mode = _flatten(pixels, picture.white), "L" if mode == "LA" else "RGB"
+    pixels = _to_depth(pixels, wanted, picture.white)
+    if mode in ("L", "LA") and not format.grey:
+        pixels = np.ascontiguousarray(pixels[..., [0, 0, 0, 1][: len(mode) + 2]])
+        mode = "RGB" if mode == "L" else "RGBA"
+    if mode == "RGBA" and not format.exact_alpha:
+        notes.append(f"{format.name} holds transparency only approximately")
+    return pixels, mode, notes
+
+
+def _is_grey(icc: bytes | None) -> bool:
+    return icc is not None and icc[16:20] == b"GRAY"
 
 
 def _cmyk_to_rgb(pixels: np.ndarray, icc: bytes | None) -> np.ndarray:
-    pixels = _to_depth(pixels, "uint8")
+    """Convert (H, W, 4) uint8 ink to (H, W, 3) uint8 sRGB, by its profile if that works."""
     ink = Image.frombuffer("CMYK", pixels.shape[1::-1], np.ascontiguousarray(pixels))
     if icc:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        with contextlib.suppress(ImageCms.PyCMSError):
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
             converted = ImageCms.profileToProfile(
                 ink, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
@@ -138,25 +169,45 @@ def _cmyk_to_rgb(pixels: np.ndarray, icc: bytes | None) -> np.ndarray:
     return np.array(ink.convert("RGB"))
 
 
-def _flatten(pixels: np.ndarray) -> np.ndarray:
+def _flatten(pixels: np.ndarray, white: float) -> np.ndarray:
     """Lay colour with alpha on white."""
-    white = white_of(pixels)
-    alpha = pixels[..., -1:].astype(np.float32) / white
+    white = white if pixels.dtype.kind == "f" else white_of(pixels)
+    alpha = pixels[..., -1:].astype(np.float32) / np.float32(white)
     flat: np.ndarray = pixels[..., :-1] * alpha + white * (1 - alpha)
     return (np.rint(flat) if pixels.dtype.kind == "u" else flat).astype(pixels.dtype)
 
 
-def _to_depth(pixels: np.ndarray, dtype: str) -> np.ndarray:
+def _to_depth(pixels: np.ndarray, dtype: str, white: float) -> np.ndarray:
+    """Convert between depths; `white` is that of floating point pixels."""
     if pixels.dtype == dtype:
         return pixels
     if pixels.dtype == np.uint8 and dtype == "uint16":
         return pixels.astype(np.uint16) * np.uint16(257)
     if pixels.dtype == np.uint16 and dtype == "uint8":
         return np.asarray((pixels.astype(np.uint32) + 128) // 257, np.uint8)
-    scaled: np.ndarray = np.clip(pixels / np.float32(white_of(pixels)), 0, 1, dtype=np.float32)
-    return scaled if dtype == "float32" else np.rint(scaled * np.iinfo(dtype).max).astype(dtype)
+    scaled = np.clip(pixels / np.float32(white), 0, 1)
+    return np.rint(scaled * np.float32(np.iinfo(dtype).max)).astype(dtype)
 
 
-def white_of(pixels: np.ndarray) -> float | int:
-    """Value of white: the largest integer, or 1.0."""
-    return 1.0 if pixels.dtype.kind == "f" else int(np.iinfo(pixels.dtype).max)
+def white_of(pixels: np.ndarray) -> float:
+    """Value that stands for white, 1.0 in [0, 1] units.
+
+    That is the largest integer, or 1.0 in floating point; beyond `LARGEST_FLOAT` its maximum.
+    """
+    if pixels.dtype.kind == "u":
+        return float(np.iinfo(pixels.dtype).max)
+    largest = float(pixels.max(initial=0))
+    return largest if largest > LARGEST_FLOAT else 1.0
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse decompression bombs by what the header says.
+
+    Raises:
+        InputError: More than `LARGEST_MP`.
+    """
+    if width * height > LARGEST_MP * 1e6:
+        raise InputError(
+            f"{width} x {height} pixels are more than {LARGEST_MP} megapixels:"
+            " a decompression bomb, or a picture to cut into parts first"
+        )

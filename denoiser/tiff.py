@@ -1,0 +1,163 @@
+"""TIFF of any depth, through tifffile; EXIF and XMP, which it does not write, through `exif`."""
+
+import contextlib
+import io
+import logging
+from fractions import Fraction
+from typing import IO, Any
+
+import numpy as np
+import tifffile
+
+from denoiser import exif
+from denoiser.errors import InputError, OutputError
+from denoiser.picture import Mode, Picture, check_size, white_of
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # one line on stderr is ours
+
+HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ICC, _RESOLUTIONS, _UNIT = 34675, (282, 283), 296
+_LARGEST_BYTES = 3_900_000_000  # of a classic TIFF
+_JPEG = 7
+
+
+def decode(data: bytes) -> Picture:
+    """Decode the first page of a TIFF, as it lies in the file.
+
+    Raises:
+        InputError: Too large, or pixels of a kind that is not supported.
+        Exception: Whatever tifffile raises on damaged files.
+    """
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages.first
+        check_size(page.imagewidth, page.imagelength)
+        kind = _kind(page)
+        pixels, mode = _pixels(page, kind)
+        picture = Picture(
+            pixels,
+            mode,
+            "TIFF",
+            icc=_tag_bytes(page, _ICC),
+            xmp=_tag_bytes(page, exif.XMP),
+            dpi=_dpi(page),
+            encoding={"compressed": page.compression.name != "NONE"},
+        )
+        pages = sum(not page.is_reduced for page in file.pages)
+    if pages > 1:
+        picture.notes.append(f"only the first of {pages} pages is restored")
+    try:
+        picture.exif = exif.from_tiff(data)
+    except ValueError:
+        picture.notes.append("its EXIF is damaged: dropped")
+    return picture
+
+
+def encode(picture: Picture, file: IO[bytes]) -> None:
+    """Write a TIFF: deflate, unless the picture came from a TIFF without compression.
+
+    Raises:
+        OutputError: Too large for TIFF.
+    """
+    if picture.pixels.nbytes > _LARGEST_BYTES:
+        raise OutputError("the picture is too large for TIFF")
+    block = exif.parse(picture.exif) if picture.exif else exif.Block("<", [], {})
+    photometric = {"L": "minisblack", "LA": "minisblack", "CMYK": "separated"}
+    compressed = picture.encoding.get("compressed", True) if picture.format == "TIFF" else True
+    pixels = picture.pixels[..., 0] if picture.mode == "L" else picture.pixels
+    tifffile.imwrite(
+        file,
+        np.ascontiguousarray(pixels),
+        byteorder=block.order,
+        bigtiff=False,
+        photometric=photometric.get(picture.mode, "rgb"),
+        planarconfig=None if picture.mode == "L" else "contig",
+        extrasamples=["unassalpha"] if picture.mode in ("LA", "RGBA") else None,
+        compression="zlib" if compressed else None,
+        predictor=compressed,
+        rowsperstrip=64 if compressed else None,
+        iccprofile=picture.icc,
+        resolution=picture.dpi,
+        resolutionunit="INCH" if picture.dpi else None,
+        software=False,
+        metadata=None,
+    )
+    exif.add_to_tiff(file, block, picture.xmp)
+
+
+def _kind(page: tifffile.TiffPage) -> Mode | str:
+    """What the samples of a page are: a mode, or "palette".
+
+    Raises:
+        InputError: Something else.
+    """
+    photometric, count = page.photometric.name, page.samplesperpixel
+    if photometric == "YCBCR" and page.compression == _JPEG:
+        photometric = "RGB"  # the decoder converts
+    kinds: dict[tuple[str, int], Mode | str] = {
+        ("MINISBLACK", 1): "L",
+        ("MINISWHITE", 1): "L",
+        ("MINISBLACK", 2): "LA",
+        ("PALETTE", 1): "palette",
+        ("RGB", 3): "RGB",
+        ("RGB", 4): "RGBA",
+        ("SEPARATED", 4): "CMYK",
+    }
+    kind = kinds.get((photometric, count))
+    if kind is None:
+        raise InputError(f"TIFF with {count} channels of kind {photometric} is not supported")
+    bits, sort = page.bitspersample, None if page.dtype is None else page.dtype.kind
+    if not (sort == "f" or (sort in ("u", "b") and bits <= 16)):
+        raise InputError(f"TIFF with {bits} bits per channel of kind {sort} is not supported")
+    return kind
+
+
+def _pixels(page: tifffile.TiffPage, kind: Mode | str) -> tuple[np.ndarray, Mode]:
+    """Decode to (H, W, C) uint8, uint16 or float32 over the full range."""
+    pixels = page.asarray()
+    count, bits = page.samplesperpixel, page.bitspersample
+    if page.planarconfig == 2 and count > 1:
+        pixels = np.moveaxis(pixels.reshape(count, page.imagelength, page.imagewidth), 0, -1)
+    pixels = pixels.reshape(page.imagelength, page.imagewidth, count)
+    if kind == "palette":
+        return (page.colormap.T[pixels[..., 0]] >> 8).astype(np.uint8), "RGB"
+    if pixels.dtype.kind == "f":
+        pixels = pixels.astype(np.float32)
+    elif bits not in (8, 16):
+        full = 255 if bits < 8 else 65535
+        scaled = np.rint(pixels * (full / (2**bits - 1)))
+        pixels = scaled.astype(np.uint8 if bits < 8 else np.uint16)
+    pixels = np.array(pixels, pixels.dtype.newbyteorder("="), order="C")
+    if page.photometric.name == "MINISWHITE":
+        np.subtract(pixels.dtype.type(white_of(pixels)), pixels, out=pixels)
+    if kind in ("LA", "RGBA") and page.extrasamples and int(page.extrasamples[0]) == 1:
+        _divide_by_alpha(pixels)
+    return pixels, kind  # type: ignore[return-value]
+
+
+def _divide_by_alpha(pixels: np.ndarray) -> None:
+    """Undo premultiplication in place."""
+    white = white_of(pixels)
+    alpha = pixels[..., -1:].astype(np.float32) / white
+    colour = np.clip(pixels[..., :-1] / np.maximum(alpha, 1e-6), 0, white)
+    pixels[..., :-1] = np.rint(colour) if pixels.dtype.kind == "u" else colour
+
+
+def _tag_bytes(page: tifffile.TiffPage, code: int) -> bytes | None:
+    value = page.tags[code].value if code in page.tags else None
+    if isinstance(value, str):
+        return value.encode() or None
+    return bytes(value) if isinstance(value, bytes | bytearray | tuple) and value else None
+
+
+def _dpi(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Resolution in pixels per inch; None if there is none, or none that makes sense."""
+    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError, IndexError):
+        unit = {2: 1.0, 3: 2.54}[int(page.tags[_UNIT].value) if _UNIT in page.tags else 2]
+        x, y = (_number(page.tags[code].value) * unit for code in _RESOLUTIONS)
+        if 0 < x < 1e6 and 0 < y < 1e6:
+            return x, y
+    return None
+
+
+def _number(value: Any) -> float:
+    return float(Fraction(*value)) if isinstance(value, tuple) else float(value)
