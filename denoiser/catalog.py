@@ -56,7 +56,7 @@ def read_card(path: Path) -> Card:
             sha256=details["sha256"],
             details=details,
         )
-    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model card {path} is damaged: {error}") from error
 
 

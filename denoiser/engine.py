@@ -10,19 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from denoiser.errors import ArgumentError, DenoiserError, DeviceError, ModelError
+from denoiser.errors import ArgumentError, DeviceError, ModelError, OutOfMemoryError
 
 if TYPE_CHECKING:
     import onnxruntime
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 Precision = Literal["auto", "fp32", "fp16"]
-
-
-class OutOfMemoryError(DenoiserError):
-    """The device has no memory for a batch of this size; a smaller one may fit."""
-
-    exit_code = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +66,7 @@ class Model:
         self.name = str(source) if isinstance(source, Path) else "model"
         index = _device_index(device)
         self._threads = threads
+        self.precision = "fp32"
         self.fallback: str | None = None
         """Why no GPU is used although one would have been welcome; None if one is, or none was."""
         onnx = self._read(source)
@@ -87,10 +82,7 @@ class Model:
         if self._session is None:
             if precision == "fp16":
                 raise DeviceError("fp16 needs a GPU: use --precision fp32")
-            self.precision: str = "fp32"
-            self._session = self._open(onnx, [CPU])
-        self.contract = self._contract()
-        self._probe()
+            self._start(onnx, [CPU], "fp32")
 
     @property
     def provider(self) -> str:
@@ -152,25 +144,25 @@ class Model:
         """Open the session on the GPU; if it does not end up there, say why in `fallback`."""
         runtime = _runtime()
         runtime.preload_dlls()
-        self.precision = "fp32"
+        used = "fp32"
         if precision != "fp32":
             half = _to_half(onnx)
             if half is not None:
-                onnx, self.precision = half, "fp16"
+                onnx, used = half, "fp16"
             elif precision == "fp16":
                 raise ModelError("fp16 needs the package onnx: pip install 'denoiser[cuda]'")
         options = {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"}
         try:
-            session = self._open(onnx, [(CUDA, options), CPU])
-        except ModelError as error:
+            self._start(onnx, [(CUDA, options), CPU], used)
+        except (ModelError, OutOfMemoryError) as error:
             self.fallback = str(error)
-            return
-        if session.get_providers()[0] == CUDA:
-            self._session = session
         else:
-            self.fallback = (
-                "onnxruntime could not load its CUDA libraries: pip install 'denoiser[cuda]'"
-            )
+            if self.provider != CUDA:
+                self.fallback = (
+                    "onnxruntime could not load its CUDA libraries: pip install 'denoiser[cuda]'"
+                )
+        if self.fallback:
+            self._session = None
 
     def _contract(self) -> Contract:
         """Read the metadata, or work out how to use a model that has none."""
@@ -193,23 +185,23 @@ class Model:
         self._inputs, self._output = {"image": images[0].name}, outputs[0]
         return Contract(inputs=("image",), stride=16, name=Path(self.name).stem)
 
-    def _probe(self) -> None:
-        """Run one small tile: only this shows that the provider works and shapes agree."""
-        side = padded_side(self.contract.stride)
+    def _start(self, onnx: bytes, providers: list[Any], precision: str) -> None:
+        """Open a session and run one small tile: only this shows that it works."""
+        self._session = self._open(onnx, providers)
+        self.precision = precision
+        self.contract = self._contract()
+        side = -(-32 // self.contract.stride) * self.contract.stride
         image = np.zeros((1, 3, side, side), np.float32)
         shape = self.run(image, image[:, :1]).shape
         if shape != image.shape:
             raise ModelError(f"{self.name} is no restorer: {image.shape} became {shape}")
 
 
-def padded_side(stride: int, least: int = 32) -> int:
-    """Smallest multiple of the stride that is at least `least`."""
-    return -(-least // stride) * stride
-
-
 def _parse_contract(name: str, found: Mapping[str, str], inputs: tuple[str, ...]) -> Contract:
     try:
         low, high = (float(value) for value in found["sigma_range"].split())
+        if not (int(found["stride"]) >= 1 and int(found["halo"]) >= 0 and 0 <= low <= high):
+            raise ValueError("stride, halo or sigma_range out of range")
         return Contract(
             inputs=inputs,
             task=found["task"],
@@ -221,7 +213,7 @@ def _parse_contract(name: str, found: Mapping[str, str], inputs: tuple[str, ...]
             license=found.get("license", ""),
         )
     except (KeyError, ValueError) as error:
-        raise ModelError(f"{name} has incomplete metadata: {error}") from error
+        raise ModelError(f"{name} has unusable metadata: {error}") from error
 
 
 def _device_index(device: str) -> int | None:

@@ -39,6 +39,12 @@ class ModelError(DenoiserError):
     exit_code = 3
 
 
+class OutOfMemoryError(DenoiserError):
+    """The device has no memory for a batch of this size; a smaller one may fit."""
+
+    exit_code = 2
+
+
 class OutputError(DenoiserError):
     """The output cannot be written."""
 

@@ -1,25 +1,31 @@
 """Restoring arrays: noise level, tiles, engine, blend."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
 from denoiser import tiles
-from denoiser.engine import Contract, Model, OutOfMemoryError
-from denoiser.errors import ArgumentError, InputError, ShapeError
+from denoiser.engine import Contract, Model
+from denoiser.errors import (
+    ArgumentError,
+    InputError,
+    ModelError,
+    OutOfMemoryError,
+    ShapeError,
+)
 from denoiser.noise import estimate_sigma
+from denoiser.picture import white_of
 
 Progress = Callable[[int, int], None]
 """Called with the pixels done and the pixels in all."""
 
 OVERLAP_PX = 16
-SMALLEST_TILE_PX = 256
+SMALLEST_TILE_PX = 320
 PROCESS_BYTES = 250_000_000
 TILE_BYTES_PER_PX = 400
 """Memory of the program itself and, per pixel of a tile, of the model: measured on a CPU."""
-LARGEST_FLOAT = 4.0
-"""Floating point beyond this has its white elsewhere: it is divided by its maximum."""
 
 
 def denoise(
@@ -36,7 +42,7 @@ def denoise(
 
     Args:
         image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1
-            (beyond `LARGEST_FLOAT`: at its maximum).
+            (beyond `picture.LARGEST_FLOAT`: at its maximum).
         model: A loaded model, see `denoiser.load_model`.
         sigma: Noise standard deviation in [0, 1] units, or "auto" to estimate it.
         strength: Share of the noise to remove, 0-1; 0 returns the input bit for bit.
@@ -51,6 +57,8 @@ def denoise(
         ShapeError: `image` or `out` has an unsupported shape or dtype.
         ArgumentError: An argument is out of range.
         InputError: `image` holds NaN or infinite values.
+        ModelError: The model returned NaN.
+        OutOfMemoryError: Not even small tiles fit the device.
     """
     _check(image, sigma, strength, out)
     if out is None:
@@ -60,8 +68,7 @@ def denoise(
         return out
     source = image[..., None] if image.ndim == 2 else image
     target = out[..., None] if out.ndim == 2 else out
-    low, high = model.contract.sigma_range
-    level = min(max(noise_level(source, sigma), low), high)
+    level = noise_level(source, sigma, model)
 
     def restore_window(window: np.ndarray) -> np.ndarray:  # (H, W, C) to (H, W, C)
         channels = window.shape[2]
@@ -69,6 +76,8 @@ def denoise(
         batch = np.ascontiguousarray(colour.transpose(2, 0, 1)[None])  # (1, 3, H, W)
         restored: np.ndarray = model.run(batch, np.full_like(batch[:, :1], level))[0]
         restored = restored.transpose(1, 2, 0)
+        if not np.isfinite(restored).all():
+            raise ModelError("the model returned NaN: try --precision fp32")
         if channels == 1:
             restored = restored.mean(2, keepdims=True)
         return restored if strength == 1 else window + np.float32(strength) * (restored - window)
@@ -79,17 +88,21 @@ def denoise(
     return out
 
 
-def noise_level(image: np.ndarray, sigma: float | Literal["auto"]) -> float:
-    """Noise level in [0, 1] units: `sigma` itself, or what `estimate_sigma` finds.
+def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model) -> float:
+    """Noise level that a model is told, in [0, 1] units.
 
     Args:
         image: (H, W, C), as in `denoise`.
-        sigma: A level, or "auto".
+        sigma: A level, or "auto" to take what `estimate_sigma` finds.
+        model: Limits the level to what it was trained for.
     """
-    if sigma != "auto":
-        return float(sigma)
-    level = estimate_sigma(image)
-    return min(1.0, level / _white(image) if image.dtype.kind == "f" else level)
+    if sigma == "auto":
+        level = estimate_sigma(image)
+        level = level / white_of(image) if image.dtype.kind == "f" else level
+    else:
+        level = float(sigma)
+    low, high = model.contract.sigma_range
+    return min(max(level, low), high)
 
 
 def denoise_channels(
@@ -126,7 +139,7 @@ def denoise_channels(
     for part in parts:
         if mode == "CMYK":
             np.subtract(full, part, out=part)
-        levels.append(noise_level(part, sigma))
+        levels.append(noise_level(part, sigma, model))
         denoise(
             part,
             model,
@@ -153,13 +166,16 @@ def tile_within(memory_bytes: int, image: np.ndarray, model: Model, tile_px: int
     Raises:
         ArgumentError: Not even the smallest tile fits.
     """
-    tile_px = tile_px or _default_tile_px(model)
-    for side in range(tile_px, SMALLEST_TILE_PX - 1, -64):
-        row_bytes = side * image.shape[1] * image.shape[2] * (8 + image.itemsize)
-        needed = PROCESS_BYTES + 2 * image.nbytes + row_bytes + side**2 * TILE_BYTES_PER_PX
+    largest = tile_px or _default_tile_px(model)
+    padded = [tiles.padded(length, model.contract.stride) for length in image.shape[:2]]
+    for side in [largest, *range(largest // 64 * 64, SMALLEST_TILE_PX - 1, -64)]:
+        height, width = min(side, padded[0]), min(side, padded[1])
+        band_bytes = height * padded[1] * image.shape[2] * (8 + image.itemsize)
+        tile_bytes = height * width * TILE_BYTES_PER_PX
+        needed = PROCESS_BYTES + 3 * image.nbytes + band_bytes + tile_bytes
         if needed <= memory_bytes:
-            return side
-    raise ArgumentError(f"this picture needs more than --max-memory {memory_bytes // 1_000_000}")
+            return int(side)
+    raise ArgumentError(f"this picture needs --max-memory {math.ceil(needed / 1e6)} or more")
 
 
 def _check(image: np.ndarray, sigma: float | str, strength: float, out: np.ndarray | None) -> None:
@@ -171,18 +187,10 @@ def _check(image: np.ndarray, sigma: float | str, strength: float, out: np.ndarr
         raise ShapeError(f"out must be like image: {image.shape} {image.dtype}")
     if not 0 <= strength <= 1:
         raise ArgumentError(f"strength must lie in 0-1, not {strength}")
-    if sigma != "auto" and not (isinstance(sigma, float | int) and 0 <= sigma <= 1):
+    if sigma != "auto" and (isinstance(sigma, str) or not 0 <= sigma <= 1):
         raise ArgumentError(f"sigma must be 'auto' or lie in 0-1, not {sigma}")
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise InputError("the image holds NaN or infinite values")
-
-
-def _white(image: np.ndarray) -> float:
-    """Value that stands for 1.0."""
-    if image.dtype.kind == "u":
-        return float(np.iinfo(image.dtype).max)
-    largest = float(image.max(initial=0))
-    return largest if largest > LARGEST_FLOAT else 1.0
 
 
 def _default_tile_px(model: Model) -> int:
@@ -212,7 +220,7 @@ def _tiled(
         False if the device lacks memory for such tiles and `out` is still untouched.
     """
     height, width, channels = image.shape
-    white = np.float32(_white(image))
+    white = np.float32(white_of(image))
     row_spans, column_spans = (
         tiles.plan(length, tile_px, contract.halo, OVERLAP_PX, contract.stride)
         for length in (height, width)

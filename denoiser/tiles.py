@@ -83,8 +83,9 @@ def plan(length: int, tile_px: int, halo_px: int, overlap_px: int, stride: int) 
         return [Span(0, total, 0, total, 0, 0)]
     margin, half = _margin_px(halo_px, overlap_px, stride), overlap_px // 2
     step = (tile_px - 2 * margin) // stride * stride
-    if step < max(stride, overlap_px):
-        least = 2 * margin + padded(max(stride, overlap_px), stride)
+    # a window may reach into its neighbour only: two tiles on, the image may be overwritten
+    least = max(4 * margin, 2 * stride, 2 * overlap_px) + stride
+    if tile_px < least:
         raise ArgumentError(f"tiles of {tile_px} pixels are too small: use at least {least}")
     count = math.ceil(total / step)
     borders = [total // stride * index // count * stride for index in range(count + 1)]

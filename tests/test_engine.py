@@ -61,9 +61,11 @@ def test_foreign_model_with_one_image_input_loads():
         b"this is no model",
         tiny_onnx(inputs=("image", "depth")),
         tiny_onnx(inputs=("a", "b"), output="y", metadata=False),
+        tiny_onnx(stride=0),
+        tiny_onnx(halo=-1),
         tiny_onnx([helper.make_node("Concat", ["image", "image"], ["restored"], axis=3)]),
     ],
-    ids=["empty", "text", "unknown input", "two inputs", "other size"],
+    ids=["empty", "text", "unknown input", "two inputs", "stride", "halo", "other size"],
 )
 def test_what_is_no_restorer_is_refused(data):
     with pytest.raises(ModelError) as error:

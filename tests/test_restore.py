@@ -1,13 +1,20 @@
 import numpy as np
 import pytest
-from conftest import blur_onnx, minus_sigma_onnx
+from conftest import blur_onnx, minus_sigma_onnx, tiny_onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
 import denoiser
 from denoiser import restore
-from denoiser.engine import Model, OutOfMemoryError
-from denoiser.errors import ArgumentError, InputError, ShapeError
+from denoiser.engine import Model
+from denoiser.errors import (
+    ArgumentError,
+    InputError,
+    ModelError,
+    OutOfMemoryError,
+    ShapeError,
+)
 from denoiser.restore import denoise, denoise_channels
 
 dtypes = st.sampled_from([np.uint8, np.uint16, np.float32])
@@ -48,11 +55,12 @@ def test_released_model_has_no_seams(photo, rng):
     assert np.abs(tiled - whole).max() * 255 <= 0.2
 
 
-def test_result_may_replace_the_input_while_tiles_are_read():
+@pytest.mark.parametrize("tile", [72, 128])
+def test_result_may_replace_the_input_while_tiles_are_read(tile):
     image = random_image((400, 300, 3), np.uint16)
     model = Model(blur_onnx(8), device="cpu")
-    expected = denoise(image, model, tile_px=128)
-    assert denoise(image, model, tile_px=128, out=image) is image
+    expected = denoise(image, model, tile_px=tile)
+    assert denoise(image, model, tile_px=tile, out=image) is image
     np.testing.assert_array_equal(image, expected)
 
 
@@ -73,6 +81,18 @@ def test_released_model_cleans_colour_and_grey(photo, rng):
         restored = denoiser.denoise(noisy)
         errors = [np.mean((image.astype(float) - clean) ** 2) for image in (noisy, restored)]
         assert 10 * np.log10(errors[0] / errors[1]) > 6
+
+
+def test_level_is_limited_to_what_the_model_knows(photo):
+    model = denoiser.load_model(device="cpu")
+    assert restore.noise_level(photo, 200 / 255, model) == pytest.approx(60 / 255, abs=1e-5)
+    assert restore.noise_level(photo, np.float32(0.125), model) == 0.125
+
+
+def test_a_model_that_returns_nan_is_an_error():
+    model = Model(tiny_onnx([helper.make_node("Log", ["image"], ["restored"])]), device="cpu")
+    with pytest.raises(ModelError, match="NaN"):
+        denoise(np.zeros((16, 16, 3), np.uint8), model)
 
 
 def test_float_whose_white_is_elsewhere_is_scaled():
@@ -112,7 +132,7 @@ class Cramped:
 
 def test_tiles_shrink_until_they_fit_the_device(identity):
     image = random_image((700, 700, 3), np.uint8)
-    restored = denoise(image, Cramped(identity, 300), tile_px=1024, out=image.copy())
+    restored = denoise(image, Cramped(identity, 600), tile_px=1024, out=image.copy())
     np.testing.assert_array_equal(restored, image)
     with pytest.raises(OutOfMemoryError):
         denoise(image, Cramped(identity, 10))
@@ -121,8 +141,10 @@ def test_tiles_shrink_until_they_fit_the_device(identity):
 def test_max_memory_chooses_smaller_tiles_or_refuses(identity):
     image = np.zeros((3000, 2000, 3), np.uint8)
     assert restore.tile_within(10**10, image, identity) == 1024
-    assert 256 <= restore.tile_within(400 * 10**6, image, identity) < 1024
-    with pytest.raises(ArgumentError, match="--max-memory"):
+    assert 320 <= restore.tile_within(500 * 10**6, image, identity) < 1024
+    assert restore.tile_within(10**10, image, identity, 128) == 128
+    assert restore.tile_within(300 * 10**6, image[:48, :64], identity) == 1024
+    with pytest.raises(ArgumentError, match="--max-memory 3"):
         restore.tile_within(10**8, image, identity)
 
 
