@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import sys
 import time
@@ -13,14 +14,21 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import click
 
 from denoiser import __version__
-from denoiser.errors import ArgumentError, DenoiserError, InputError, OutputError
+from denoiser.errors import (
+    ArgumentError,
+    DenoiserError,
+    DeviceError,
+    InputError,
+    OutOfMemoryError,
+    OutputError,
+)
 
 if TYPE_CHECKING:
     from denoiser.engine import Model
     from denoiser.images import Format
 
 BAR_AFTER_S = 1.0
-INTERRUPTED = 130
+INTERNAL, INTERRUPTED = 70, 130
 
 device_options = [
     click.option(
@@ -55,24 +63,17 @@ def with_options(options: list[Callable[..., Any]]) -> Callable[..., Any]:
     return decorate
 
 
-class SigmaType(click.ParamType[float | str]):
-    """`auto`, or a noise level on the 0-255 scale; becomes "auto" or a level in [0, 1]."""
-
-    name = "auto|N"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | Literal["auto"]:
-        """Parse the option's value."""
-        if value == "auto":
-            return "auto"
-        try:
-            level = float(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither auto nor a number")
-        if not 0 <= level <= 255:
-            self.fail(f"{value} is not in 0-255")
-        return level / 255
+def parse_sigma(text: str) -> float | Literal["auto"]:
+    """Turn `auto` or a noise level on the 0-255 scale into "auto" or a level in [0, 1]."""
+    if text == "auto":
+        return "auto"
+    try:
+        level = float(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is neither auto nor a number") from error
+    if not 0 <= level <= 255:
+        raise click.BadParameter(f"{text} is not in 0-255")
+    return level / 255
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,7 +82,8 @@ class SigmaType(click.ParamType[float | str]):
 @click.option("-m", "--model", help="A released model's name, or a path to an .onnx file.")
 @click.option(
     "--sigma",
-    type=SigmaType(),
+    type=parse_sigma,
+    metavar="auto|N",
     default="auto",
     show_default=True,
     help="Noise standard deviation on the 0-255 scale.",
@@ -165,19 +167,24 @@ def denoise(
         raise ArgumentError("--json and OUT - would both write to standard output")
     out, format = resolve_target(source, target, suffix, format_name)
     if isinstance(out, Path) and out.exists() and not overwrite:
-        if skip_existing:
-            if not quiet:
-                say(f"{out} exists: skipped")
-            return
-        raise OutputError(f"{out} exists: give --overwrite to replace it")
+        if not skip_existing:
+            raise OutputError(f"{out} exists: give --overwrite to replace it")
+        if as_json:
+            click.echo(json.dumps({"input": source, "output": str(out), "skipped": True}))
+        elif not quiet:
+            say(f"{out} exists: skipped")
+        return
     if dry_run:
-        say(f"{source} -> {target if out is None else out}")
+        if as_json:
+            click.echo(json.dumps({"input": source, "output": str(out), "dry_run": True}))
+        else:
+            say(f"{source} -> {out or 'standard output'}")
         return
 
     started = time.perf_counter()
     from denoiser import images, restore
 
-    picture = images.read(sys.stdin.buffer.read() if source == "-" else Path(source))
+    picture = images.read(read_stdin() if source == "-" else Path(source))
     format = format or next(known for known in images.FORMATS if known.name == picture.format)
     read_s, started = lap(started)
 
@@ -199,19 +206,25 @@ def denoise(
         )
     restore_s, started = lap(started)
 
-    options: dict[str, Any] = {
-        "quality": quality,
-        "depth": bit_depth,
-        "strip_metadata": strip_metadata,
-    }
-    notes = picture.notes + images.write(picture, out or sys.stdout.buffer, format, **options)
+    notes = list(picture.notes)
+    if sigma != "auto" and abs(sigma - level) > 1e-9:
+        notes.append(f"the model was not trained for that noise: sigma {level * 255:.0f} is used")
+    notes += images.write(
+        picture,
+        out or sys.stdout.buffer,
+        format,
+        quality=quality,
+        depth=bit_depth,
+        strip_metadata=strip_metadata,
+        overwrite=overwrite,
+    )
     write_s, started = lap(started)
 
     if not quiet:
         for note in notes:
             say(f"warning: {note}")
         seconds = read_s + load_s + restore_s + write_s
-        line = f"{source} -> {target if out is None else out}: {width}x{height}, {loaded.provider}"
+        line = f"{source} -> {out or 'standard output'}: {width}x{height}, {loaded.provider}"
         line += f" {loaded.precision}, {seconds:.1f} s"
         say(line + (f" (GPU not used: {loaded.fallback})" if loaded.fallback else ""))
     if verbose:
@@ -245,6 +258,17 @@ def denoise(
         click.echo(json.dumps(report))
 
 
+def read_stdin() -> bytes:
+    """Read all of standard input.
+
+    Raises:
+        InputError: It is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input is closed")
+    return sys.stdin.buffer.read()
+
+
 def lap(started: float) -> tuple[float, float]:
     """Seconds since `started`, and now."""
     now = time.perf_counter()
@@ -272,9 +296,12 @@ def resolve_target(
             if not any(name in images.SUFFIXES for name in names):
                 raise InputError(f"no pictures in {source}")
             raise ArgumentError(f"{source} is a folder: give one picture at a time")
-        if not Path(source).exists():
-            raise InputError(f"no such file: {source}")
-    forced = images.format_of(f"--format .{format_name.lower()}") if format_name else None
+        if not source or not Path(source).exists():
+            raise InputError(f"no such file: {source or '(empty name)'}")
+    try:
+        forced = images.format_of(f"x.{format_name}") if format_name else None
+    except OutputError:
+        raise ArgumentError(f"unknown --format {format_name}") from None
     if target == "-":
         return None, forced
     out = Path(target)
@@ -404,9 +431,9 @@ def doctor(
                 f"{name}: works, {loaded.provider} {loaded.precision}, {speed:.2f} megapixels/s"
                 f" with {loaded.contract.name}"
             )
-        except DenoiserError as error:
+        except DeviceError as error:
             click.echo(f"{name}: does not work: {error}")
-            if require_gpu and name != "cpu":
+            if require_gpu:
                 raise
 
 
@@ -418,23 +445,30 @@ def say(line: str) -> None:
 def run(command: click.Command) -> NoReturn:
     """Run a command; every error becomes one line on stderr and its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidies up as Ctrl-C does
-    verbose = any(argument in ("-v", "--verbose") for argument in sys.argv[1:])
+    verbose = any(re.fullmatch("--verbose|-[a-z]*v[a-z]*", word) for word in sys.argv[1:])
     try:
         with command.make_context(command.name, sys.argv[1:]) as context:
             command.invoke(context)
         code = 0
     except click.exceptions.Exit as exit:
         code = exit.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        say(error.format_message())
+        code = ArgumentError.exit_code
     except click.ClickException as error:
         code = fail(error.format_message().replace("\n", " "), ArgumentError.exit_code, verbose)
     except DenoiserError as error:
         code = fail(str(error), error.exit_code, verbose)
     except KeyboardInterrupt:
         code = fail("interrupted", INTERRUPTED, verbose)
-    except BrokenPipeError:
-        code = fail("the reader of standard output went away", OutputError.exit_code, verbose)
     except MemoryError:
-        code = fail("out of memory: try --tile 512", InputError.exit_code, verbose)
+        code = fail("out of memory: try --tile 512", OutOfMemoryError.exit_code, verbose)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        code = fail(f"{error.strerror}:{where}", OutputError.exit_code, verbose)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        code = fail(f"internal error, please report it with -v: {what}", INTERNAL, verbose)
     sys.exit(code)
 
 

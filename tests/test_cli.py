@@ -13,6 +13,7 @@ from PIL import Image
 from test_images import damaged_files, full_picture
 
 from denoiser import images
+from denoiser.picture import adapt
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
 
@@ -52,13 +53,20 @@ def test_16_bit_rgba_with_profile_keeps_depth_alpha_and_profile(run_denoise, tmp
 def test_every_kind_of_picture_goes_through(
     run_denoise, tmp_path, identity_path, suffix, dtype, mode
 ):
-    """The identity model changes nothing that the format can hold; TIFF can hold everything."""
+    """The identity model changes nothing that the format can hold."""
     picture = full_picture(mode, dtype, None)
     source, target = tmp_path / "in.tif", tmp_path / f"out{suffix}"
     images.write(picture, source, images.format_of(source))
     assert run_denoise(source, target, "--model", identity_path, "--sigma", 9).code == 0
-    if suffix == ".tif":
-        np.testing.assert_allclose(images.read(target).pixels, picture.pixels, atol=1e-6)
+    format = images.format_of(target)
+    expected, _ = adapt(images.read(source), format, "keep", strip_metadata=False)
+    found = images.read(target)
+    assert found.mode == expected.mode and found.pixels.dtype == expected.pixels.dtype
+    if suffix in (".png", ".tif", ".bmp"):
+        rounded = dtype == "float32" and suffix != ".tif"  # halves may fall to either side
+        np.testing.assert_allclose(found.pixels, expected.pixels, atol=1 if rounded else 1e-6)
+    else:
+        assert found.pixels.shape == expected.pixels.shape
 
 
 def test_json_reports_what_was_found_and_done(run_denoise, noisy, tmp_path):
@@ -145,6 +153,31 @@ def test_bad_input_gets_one_line_and_code_2(run_denoise, photo, tmp_path):
         assert_fails(run_denoise(tmp_path / name, tmp_path / "o.png"), 2, name, tmp_path, before)
 
 
+def test_pictures_that_no_encoder_takes_get_code_5(run_denoise, tmp_path, identity_path):
+    source = tmp_path / "in.png"
+    Image.new("RGB", (20_000, 1)).save(source)
+    before = sorted(tmp_path.rglob("*"))
+    result = run_denoise(source, tmp_path / "o.webp", "--model", identity_path)
+    assert_fails(result, 5, "o.webp", tmp_path, before)
+    result = run_denoise(source, tmp_path / ("x" * 300 + ".png"), "--model", identity_path)
+    assert_fails(result, 5, "xxx", tmp_path, before)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_device_behind_a_pipe_gets_code_5(noisy):
+    with Path("/dev/full").open("wb") as full:
+        command = [*DENOISE, noisy, "-", "--quiet"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 5 and done.stderr.startswith("error: cannot write standard output")
+    assert done.stderr.count("\n") == 1
+
+
+def test_noise_beyond_the_models_range_is_said(run_denoise, noisy, tmp_path):
+    result = run_denoise(noisy, tmp_path / "o.png", "--sigma", 200, "--json")
+    assert result.code == 0 and "sigma 60 is used" in result.err
+    assert json.loads(result.out)["sigma"] == pytest.approx(60, abs=0.01)
+
+
 def test_bad_models_get_code_3(run_denoise, noisy, tmp_path):
     models = {
         "text.onnx": b"no model",
@@ -168,16 +201,18 @@ def test_unwritable_targets_get_code_5(run_denoise, noisy, tmp_path):
 
 def test_bad_arguments_get_code_1(run_denoise, noisy, tmp_path):
     before = sorted(tmp_path.rglob("*"))
-    for arguments in (
-        ["--sigma", "much"],
-        ["--sigma", "300"],
-        ["--strength", "2"],
-        ["--device", "abacus"],
-        ["--tile", "16"],
-        ["--colour"],
+    for arguments, words in (
+        (["--sigma", "much"], "neither auto nor a number"),
+        (["--sigma", "300"], "0-255"),
+        (["--strength", "2"], "--strength"),
+        (["--device", "abacus"], "abacus"),
+        (["--tile", "16"], "use at least"),
+        (["--format", "gif"], "gif"),
+        (["--max-memory", "9"], "--max-memory"),
+        (["--colour"], "--colour"),
     ):
         result = run_denoise(noisy, tmp_path / "o.png", *arguments)
-        assert_fails(result, 1, "", tmp_path, before)
+        assert_fails(result, 1, words, tmp_path, before)
     assert_fails(run_denoise(noisy), 1, "OUT", tmp_path, before)
     assert_fails(run_denoise(tmp_path, tmp_path / "o.png"), 1, "folder", tmp_path, before)
     assert_fails(run_denoise(noisy, "-", "--json"), 1, "--json", tmp_path, before)
@@ -261,6 +296,12 @@ def test_doctor_says_what_ran_and_what_is_missing(run_denoise, monkeypatch):
     assert "cpu: works, CPUExecutionProvider" in result.out
     assert "cuda: does not work: no usable GPU: no NVIDIA driver" in result.out
     assert run_denoise("doctor", "--require-gpu", command="denoiser").code == 6
+
+
+def test_denoiser_alone_shows_its_commands(run_denoise):
+    result = run_denoise(command="denoiser")
+    assert result.code == 1 and "doctor" in result.err and result.err.count("\n") > 3
+    assert run_denoise("doctor", "--device", "abacus", command="denoiser").code == 1
 
 
 def test_models_lists_cards(run_denoise):
