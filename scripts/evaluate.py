@@ -21,6 +21,7 @@ from denoiser.cli import run, say
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError
 from denoiser.images import SUFFIXES, as_rgb8, read
+from denoiser.noise import estimate_sigma
 
 Denoiser = Callable[[np.ndarray, float | None], np.ndarray]
 """(H, W, 3) float32 noisy, and sigma in [0, 1] units or None if unknown -> restored."""
@@ -76,7 +77,7 @@ def nlm(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
     """OpenCV's non-local means for colour, on the clipped 8-bit image that it demands."""
     import cv2
 
-    level = (restore.noise_level(noisy, "auto") if sigma is None else sigma) * 255
+    level = (estimate_sigma(noisy) if sigma is None else sigma) * 255
     bgr = to_8bit(noisy)[..., ::-1].copy()
     restored: np.ndarray = cv2.fastNlMeansDenoisingColored(
         bgr, None, level * 0.8, level * 0.8, 7, 21
@@ -90,7 +91,7 @@ def bm3d(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
         from bm3d import bm3d_rgb
     except ImportError as error:
         raise ArgumentError("--peer bm3d needs: pip install bm3d") from error
-    level = restore.noise_level(noisy, "auto") if sigma is None else sigma
+    level = estimate_sigma(noisy) if sigma is None else sigma
     return np.asarray(bm3d_rgb(noisy.astype(np.float64), level), np.float32)
 
 
@@ -109,6 +110,8 @@ def pair_cases(folder: Path, level: int | None, limit: int | None) -> Iterator[C
     """Read real pairs; every denoiser is told `level` (0-255), or has to estimate it."""
     for path in picture_paths(folder / "noisy")[:limit]:
         clean, noisy = as_rgb8(read(folder / "clean" / path.name)), as_rgb8(read(path))
+        if clean.shape != noisy.shape:
+            raise InputError(f"{path} and its clean partner differ in size")
         sigma = None if level is None else level / 255
         yield Case(path.stem, clean, noisy.astype(np.float32) / 255, sigma)
 
@@ -197,8 +200,9 @@ def main(
     if out:
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.md").write_text(f"PSNR in dB / SSIM\n\n{table}\n", encoding="utf-8")
-        Image.fromarray(np.vstack(sheet)).save(out / "sheet.png")
-        say(f"wrote {out / 'results.md'} and {out / 'sheet.png'}")
+        if sheet:
+            Image.fromarray(np.vstack(sheet)).save(out / "sheet.png")
+        say(f"wrote the table and the sheet to {out}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from denoiser.cli import run
+from denoiser.cli import run, say
 from denoiser.errors import ArgumentError
 from denoiser.training.dataset import load_pictures
 from denoiser.training.export import export
@@ -47,7 +47,7 @@ def main(
         for name, value in state["ema"].items()
         if name.startswith("module.")
     }
-    pictures = load_pictures(images, SMALLEST_PX)
+    pictures = load_pictures(images, SMALLEST_PX, say)
     facts = export(
         recipe,
         weights,
@@ -72,10 +72,9 @@ def main(
     }
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in card.items()]  # JSON is TOML here
     target.with_suffix(".toml").write_text("".join(lines), encoding="utf-8")
-    click.echo(
+    say(
         f"{target}: {facts['parameters']} parameters, halo {facts['halo']},"
-        f" differs from torch by {facts['largest_difference_from_torch']}",
-        err=True,
+        f" differs from torch by {facts['largest_difference_from_torch']}"
     )
 
 

@@ -7,7 +7,7 @@ import click
 import torch
 
 from denoiser.cli import run, say
-from denoiser.errors import ArgumentError
+from denoiser.errors import ArgumentError, DeviceError
 from denoiser.training.dataset import Crops, load_pictures
 from denoiser.training.export import read_weights
 from denoiser.training.recipe import load_recipe
@@ -70,6 +70,8 @@ def main(
         torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise DeviceError("this torch finds no GPU")
 
     trainer = Trainer(recipe, torch.device(device), precision)
     if resume:
@@ -77,7 +79,7 @@ def main(
     elif init:
         trainer.load_weights(read_weights(init)[1])
     crop_px = recipe.training.crop_px
-    pictures = [picture for folder in images for picture in load_pictures(folder, crop_px)]
+    pictures = [picture for folder in images for picture in load_pictures(folder, crop_px, say)]
     megapixels = sum(picture.size for picture in pictures) / 3e6
     say(f"{len(pictures)} pictures, {megapixels:.0f} megapixels; training on {device}")
     crops = Crops(pictures, crop_px, trainer.device)

@@ -1,7 +1,7 @@
 """Images held as uint8 on the training device; random crops are cut there."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,29 +64,35 @@ class Crops:
         return self.pixels[index].permute(0, 3, 1, 2).float() / 255
 
 
-def load_pictures(source: Path, smallest_px: int) -> list[np.ndarray]:
+def load_pictures(
+    source: Path, smallest_px: int, report: Callable[[str], None] = lambda line: None
+) -> list[np.ndarray]:
     """Read every picture below a folder, tar shards included.
 
     Args:
         source: A folder, walked recursively, or one tar file.
-        smallest_px: Pictures with a shorter side are refused.
+        smallest_px: Pictures with a shorter side are left out.
+        report: Told a line for each file that is left out.
 
     Returns:
         (H, W, 3) uint8 arrays in the order of their names.
 
     Raises:
-        InputError: A file is damaged or too small, or nothing is found; the text names it.
+        InputError: Nothing is left, or there is no such folder.
     """
     pictures = []
     for name, data in _files(source):
-        picture = as_rgb8(read(data, name))
+        try:
+            picture = as_rgb8(read(data, name))
+        except InputError as error:
+            report(f"left out: {error}")
+            continue
         if min(picture.shape[:2]) < smallest_px:
-            raise InputError(
-                f"training picture {name} is smaller than {smallest_px} x {smallest_px}: remove it"
-            )
+            report(f"left out: {name} is smaller than {smallest_px} x {smallest_px}")
+            continue
         pictures.append(picture)
     if not pictures:
-        raise InputError(f"no pictures in {source}")
+        raise InputError(f"no pictures of {smallest_px} x {smallest_px} or more in {source}")
     return pictures
 
 
@@ -95,11 +101,20 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
         raise InputError(f"no such folder: {source}")
     paths = sorted(source.rglob("*")) if source.is_dir() else [source]
     for path in paths:
+        if path.name.startswith("."):
+            continue
         if path.suffix == ".tar":
-            with tarfile.open(path) as shard:
-                for member in sorted(shard.getmembers(), key=lambda member: member.name):
-                    file = shard.extractfile(member)
-                    if file is not None and Path(member.name).suffix.lower() in SUFFIXES:
-                        yield f"{path}:{member.name}", file.read()
+            yield from _members(path)
         elif path.suffix.lower() in SUFFIXES:
             yield str(path), path.read_bytes()
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(path) as shard:
+            for member in sorted(shard.getmembers(), key=lambda member: member.name):
+                file = shard.extractfile(member)
+                if file is not None and Path(member.name).suffix.lower() in SUFFIXES:
+                    yield f"{path}:{member.name}", file.read()
+    except tarfile.TarError as error:
+        raise InputError(f"{path} is damaged: {error}") from error

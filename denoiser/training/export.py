@@ -173,6 +173,8 @@ def _cycled(pictures: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
 
 
 def _noisy(picture: np.ndarray, height: int, width: int, level: int) -> tuple[Tensor, Tensor]:
-    clean = torch.from_numpy(picture[:height, :width].copy()).permute(2, 0, 1)[None].float() / 255
+    below, beside = max(0, height - picture.shape[0]), max(0, width - picture.shape[1])
+    large = np.pad(picture, ((0, below), (0, beside), (0, 0)), mode="symmetric")[:height, :width]
+    clean = torch.from_numpy(large.copy()).permute(2, 0, 1)[None].float() / 255
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(level))
     return clean + level / 255 * noise, torch.full_like(clean[:, :1], level / 255)

@@ -67,7 +67,17 @@ class Recipe:
         low, high = self.corruption.sigma
         shares = (self.corruption.clip_share, self.corruption.grey_share)
         stride = self.network.unshuffle * 2 ** (len(self.network.channels) - 1)
+        training = self.training
+        whole = (*self.network.channels, self.network.blocks, self.network.unshuffle)
+        whole += (training.steps, training.batch, training.crop_px, training.warmup_steps)
+        if not all(isinstance(value, int) for value in whole):
+            raise RecipeError(f"recipe {self.name}: channels, counts and sizes are whole numbers")
         checks = {
+            "training.rate and largest_gradient must be positive": min(
+                training.rate, training.largest_gradient
+            )
+            > 0,
+            "training.ema_decay must lie in 0-1": 0 <= training.ema_decay < 1,
             "network.channels must be positive": min(self.network.channels, default=0) > 0,
             "network.blocks and network.unshuffle must be at least 1": min(
                 self.network.blocks, self.network.unshuffle
@@ -122,6 +132,8 @@ def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     for name, value in table.items():
         kind = fields[name].type
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise RecipeError(f"{where}: {name} is a section, not a value")
             value = _build(kind, value, f"{where} [{name}]")
         elif isinstance(value, list):
             value = tuple(value)

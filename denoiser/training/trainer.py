@@ -31,7 +31,8 @@ LOG_COLUMNS = ["step", "megapixels", "loss", "rate", "kpx_per_s"] + [
 def learning_rate(step: int, training: Training) -> float:
     """Linear warm-up to `training.rate`, then half a cosine down to zero at the last step."""
     warmup = min(1.0, (step + 1) / max(1, training.warmup_steps))
-    progress = min(1.0, max(0, step - training.warmup_steps) / training.steps)
+    length = max(1, training.steps - training.warmup_steps)
+    progress = min(1.0, max(0, step - training.warmup_steps) / length)
     return training.rate * warmup * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -202,7 +203,7 @@ class Trainer:
                     scores = validate(self.ema.module, validation, self.device, folder)
                 megapixels = self.step * pixels_per_step / 1e6
                 rate = learning_rate(self.step, training)
-                log.write([self.step, megapixels, loss, rate, speed / 1e3, *scores])
+                log.write(self.step, [megapixels, loss, rate, speed / 1e3, *scores])
                 left_s = (training.steps - self.step) * pixels_per_step / speed
                 text = " / ".join(f"{score:.2f}" for score in scores)
                 report(
@@ -215,7 +216,8 @@ class Trainer:
                     self.save(checkpoint)
                     saved = started
         except KeyboardInterrupt:
-            self.save(checkpoint)
+            if counted == 0 or loss_sum.item() / counted < DIVERGED * least_loss:
+                self.save(checkpoint)
             raise
         self.save(checkpoint)
 
@@ -228,15 +230,16 @@ class Log:
         kept: list[list[str]] = []
         if step and path.exists():
             with path.open(newline="") as file:
-                kept = [row for row in csv.reader(file) if row[0].isdigit() and int(row[0]) <= step]
+                rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
+            kept = [row for row in rows if int(row[0]) <= step]
         self.path = path
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([LOG_COLUMNS, *kept])
 
-    def write(self, values: Sequence[float]) -> None:
+    def write(self, step: int, values: Sequence[float]) -> None:
         """Append one line."""
         with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow([f"{value:.6g}" for value in values])
+            csv.writer(file).writerow([step, *(f"{value:.6g}" for value in values)])
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
