@@ -181,17 +181,17 @@ def denoise(
             say(f"{source} -> {out or 'standard output'}")
         return
 
-    started = time.perf_counter()
     from denoiser import images, restore
 
+    watch = Stopwatch()
     picture = images.read(read_stdin() if source == "-" else Path(source))
     format = format or next(known for known in images.FORMATS if known.name == picture.format)
-    read_s, started = lap(started)
+    watch.lap("read")
 
     loaded = load(model, device, require_gpu, precision, threads)
     if max_memory_mb is not None:
         tile_px = restore.tile_within(max_memory_mb * 1_000_000, picture.pixels, loaded, tile_px)
-    load_s, started = lap(started)
+    watch.lap("load")
 
     height, width = picture.pixels.shape[:2]
     with progress_bar(Path(source).name, enabled=not quiet) as progress:
@@ -204,7 +204,7 @@ def denoise(
             tile_px=tile_px,
             progress=progress,
         )
-    restore_s, started = lap(started)
+    watch.lap("restore")
 
     notes = list(picture.notes)
     if sigma != "auto" and abs(sigma - level) > 1e-9:
@@ -218,44 +218,57 @@ def denoise(
         strip_metadata=strip_metadata,
         overwrite=overwrite,
     )
-    write_s, started = lap(started)
+    watch.lap("write")
 
-    if not quiet:
-        for note in notes:
-            say(f"warning: {note}")
-        seconds = read_s + load_s + restore_s + write_s
-        line = f"{source} -> {out or 'standard output'}: {width}x{height}, {loaded.provider}"
-        line += f" {loaded.precision}, {seconds:.1f} s"
-        say(line + (f" (GPU not used: {loaded.fallback})" if loaded.fallback else ""))
-    if verbose:
-        found = "estimated" if sigma == "auto" else "given"
-        say(f"model {loaded.contract.name}, sigma {level * 255:.1f} of 255 ({found})")
-        say(
-            f"read {read_s:.2f} s, load model {load_s:.2f} s,"
-            f" restore {restore_s:.2f} s, write {write_s:.2f} s"
-        )
+    report = {
+        "input": source,
+        "output": str(out or "standard output"),
+        "model": loaded.contract.name,
+        "provider": loaded.provider,
+        "precision": loaded.precision,
+        "gpu_not_used": loaded.fallback,
+        "sigma": round(level * 255, 3),
+        "sigma_estimated": sigma == "auto",
+        "strength": strength,
+        "width": width,
+        "height": height,
+        "seconds": watch.seconds,
+        "warnings": notes,
+    }
     if as_json:
-        report = {
-            "input": source,
-            "output": str(out),
-            "model": loaded.contract.name,
-            "provider": loaded.provider,
-            "precision": loaded.precision,
-            "gpu_not_used": loaded.fallback,
-            "sigma": round(level * 255, 3),
-            "sigma_estimated": sigma == "auto",
-            "strength": strength,
-            "width": width,
-            "height": height,
-            "seconds": {
-                "read": round(read_s, 4),
-                "load": round(load_s, 4),
-                "restore": round(restore_s, 4),
-                "write": round(write_s, 4),
-            },
-            "warnings": notes,
-        }
         click.echo(json.dumps(report))
+    for line in [] if quiet else report_lines(report, verbose):
+        say(line)
+
+
+def report_lines(report: dict[str, Any], verbose: bool) -> list[str]:
+    """Say what was done: warnings, a line, and two more if `verbose`."""
+    lines = [f"warning: {note}" for note in report["warnings"]]
+    why = f" (GPU not used: {report['gpu_not_used']})" if report["gpu_not_used"] else ""
+    lines.append(
+        f"{report['input']} -> {report['output']}: {report['width']}x{report['height']},"
+        f" {report['provider']} {report['precision']}, {sum(report['seconds'].values()):.1f} s{why}"
+    )
+    if verbose:
+        found = "estimated" if report["sigma_estimated"] else "given"
+        lines.append(f"model {report['model']}, sigma {report['sigma']:.1f} of 255 ({found})")
+        laps = report["seconds"].items()
+        lines.append(", ".join(f"{name} {seconds:.2f} s" for name, seconds in laps))
+    return lines
+
+
+class Stopwatch:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End the lap `name` and begin the next."""
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 4)
+        self._last = now
 
 
 def read_stdin() -> bytes:
@@ -267,12 +280,6 @@ def read_stdin() -> bytes:
     if sys.stdin is None:
         raise InputError("standard input is closed")
     return sys.stdin.buffer.read()
-
-
-def lap(started: float) -> tuple[float, float]:
-    """Seconds since `started`, and now."""
-    now = time.perf_counter()
-    return now - started, now
 
 
 def resolve_target(

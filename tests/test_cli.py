@@ -87,7 +87,7 @@ def test_verbose_prints_the_estimated_noise(run_denoise, noisy, tmp_path):
 
 @pytest.mark.slow
 def test_a_hundred_megapixels_stay_under_two_gigabytes(tmp_path, identity_path):
-    """Of what the program holds; the model's own tiles are measured in docs/benchmark.md."""
+    """What the program holds; a real model adds its tile, see `restore.TILE_BYTES_PER_PX`."""
     source = tmp_path / "in.png"
     pixels = np.zeros((10_000, 10_000, 3), np.uint8)
     pixels[::7, ::5] = 200
