@@ -206,6 +206,20 @@ def denoise(
         )
     watch.lap("restore")
 
+    report: dict[str, Any] = {
+        "input": source,
+        "output": str(out or "standard output"),
+        "model": loaded.contract.name,
+        "provider": loaded.provider,
+        "precision": loaded.precision,
+        "gpu_not_used": loaded.fallback,
+        "sigma": round(level * 255, 3),
+        "sigma_estimated": sigma == "auto",
+        "strength": strength,
+        "width": width,
+        "height": height,
+    }
+    del loaded  # its memory is needed to encode a large picture
     notes = list(picture.notes)
     if sigma != "auto" and abs(sigma - level) > 1e-9:
         notes.append(f"the model was not trained for that noise: sigma {level * 255:.0f} is used")
@@ -220,21 +234,7 @@ def denoise(
     )
     watch.lap("write")
 
-    report = {
-        "input": source,
-        "output": str(out or "standard output"),
-        "model": loaded.contract.name,
-        "provider": loaded.provider,
-        "precision": loaded.precision,
-        "gpu_not_used": loaded.fallback,
-        "sigma": round(level * 255, 3),
-        "sigma_estimated": sigma == "auto",
-        "strength": strength,
-        "width": width,
-        "height": height,
-        "seconds": watch.seconds,
-        "warnings": notes,
-    }
+    report |= {"seconds": watch.seconds, "warnings": notes}
     if as_json:
         click.echo(json.dumps(report))
     for line in [] if quiet else report_lines(report, verbose):

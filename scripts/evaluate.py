@@ -74,13 +74,16 @@ def ours(noisy: np.ndarray, sigma: float | None, model: Model) -> np.ndarray:
 
 
 def nlm(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
-    """OpenCV's non-local means for colour, on the clipped 8-bit image that it demands."""
+    """OpenCV's non-local means for colour, on the clipped 8-bit image that it demands.
+
+    Its strength is half of sigma: the best of 0.2 to 2 times sigma on validation pictures.
+    """
     import cv2
 
     level = (estimate_sigma(noisy) if sigma is None else sigma) * 255
     bgr = to_8bit(noisy)[..., ::-1].copy()
     restored: np.ndarray = cv2.fastNlMeansDenoisingColored(
-        bgr, None, level * 0.8, level * 0.8, 7, 21
+        bgr, None, level * 0.5, level * 0.5, 7, 21
     )
     return restored[..., ::-1].astype(np.float32) / 255
 
