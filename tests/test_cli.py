@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import pty
@@ -22,7 +23,7 @@ DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise
 def noisy(tmp_path):
     path = tmp_path / "in.png"
     with Image.open(SAMPLE / "noisy.png") as image:
-        image.crop((0, 0, 96, 80)).save(path)
+        image.crop((200, 200, 296, 280)).save(path)
     return path
 
 
@@ -110,9 +111,14 @@ def test_options_that_concern_the_file(run_denoise, noisy, tmp_path):
     result = run_denoise(noisy, folder, "--format", "tif", "--suffix", "-clean", "--bit-depth", 16)
     assert result.code == 0
     assert images.read(folder / "in-clean.tif").pixels.dtype == np.uint16
-    assert run_denoise(noisy, tmp_path / "a.jpg", "--quality", 30, "--strength", 0.5).code == 0
-    assert run_denoise(noisy, tmp_path / "b.jpg", "--quality", 90, "--tile", 128).code == 0
+    for name, quality in (("a.jpg", 30), ("b.jpg", 90)):
+        assert run_denoise(noisy, tmp_path / name, "--quality", quality).code == 0
     assert (tmp_path / "a.jpg").stat().st_size < (tmp_path / "b.jpg").stat().st_size
+    assert run_denoise(noisy, tmp_path / "weak.png", "--strength", 0.25).code == 0
+    assert run_denoise(noisy, tmp_path / "full.png", "--tile", 256).code == 0
+    before = images.read(noisy).pixels.astype(int)
+    weak, full = (images.read(tmp_path / f"{name}.png").pixels for name in ("weak", "full"))
+    np.testing.assert_allclose(weak - before, (full - before) * 0.25, atol=1)
     assert run_denoise(noisy, tmp_path / "c.png", "--max-memory", 3000, "--threads", 1).code == 0
     assert "->" in run_denoise(noisy, tmp_path / "d.png", "--dry-run").err
     assert not (tmp_path / "d.png").exists()
@@ -233,7 +239,11 @@ def test_verbose_adds_the_traceback(run_denoise, tmp_path):
 def start_on_terminal(source, target, *arguments):
     """Start `denoise` with a terminal as stderr; returns the process and a reader of the screen."""
     parent, child = pty.openpty()
-    process = subprocess.Popen([*DENOISE, source, target, *arguments], stderr=child)
+    # a test run in the background ignores SIGINT, and its children would inherit that
+    restore_sigint = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        [*DENOISE, source, target, *arguments], stderr=child, preexec_fn=restore_sigint
+    )
     os.close(child)
 
     def read_until(words):
