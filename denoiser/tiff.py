@@ -15,7 +15,6 @@ from denoiser.picture import Mode, Picture, check_size, white_of
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # one line on stderr is ours
 
-HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ICC, _RESOLUTIONS, _UNIT = 34675, (282, 283), 296
 _LARGEST_BYTES = 3_900_000_000  # of a classic TIFF
 _JPEG = 7
