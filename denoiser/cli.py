@@ -471,8 +471,8 @@ def run(command: click.Command) -> NoReturn:
     except MemoryError:
         code = fail("out of memory: try --tile 512", OutOfMemoryError.exit_code, verbose)
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        code = fail(f"{error.strerror}:{where}", OutputError.exit_code, verbose)
+        where = f": {error.filename}" if error.filename else ""
+        code = fail(f"{error.strerror or error}{where}", OutputError.exit_code, verbose)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         code = fail(f"internal error, please report it with -v: {what}", INTERNAL, verbose)

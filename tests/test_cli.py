@@ -178,6 +178,16 @@ def test_a_full_device_behind_a_pipe_gets_code_5(noisy):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_reader_that_goes_away_gets_one_whole_line():
+    """As in `denoiser models | head -1`."""
+    denoiser = [sys.executable, "-c", "from denoiser.cli import denoiser_main; denoiser_main()"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*denoiser, "models"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (5, "error: Broken pipe\n")
+
+
 def test_noise_beyond_the_models_range_is_said(run_denoise, noisy, tmp_path):
     result = run_denoise(noisy, tmp_path / "o.png", "--sigma", 200, "--json")
     assert result.code == 0 and "sigma 60 is used" in result.err
