@@ -65,7 +65,7 @@ def main(
         "license": license,
         **facts,
         "recipe": recipe.name,
-        "sigma_range": list(recipe.corruption.sigma),
+        "sigma_range": list(recipe.sigma_range),
         "training_steps": state["step"],
         "training_gigapixels": round(pixels / 1e9, 3),
         "training_data": trained_on or "not stated",

@@ -1,10 +1,15 @@
-"""Train a model on folders of pictures: `train.py --images FOLDER --out RUN`."""
+"""Train a model on folders of pictures: `train.py --images FOLDER --out RUN`.
+
+On several GPUs: `torchrun --nproc-per-node N scripts/train.py ...`.
+"""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import click
 import torch
+from torch import distributed
 
 from denoiser.cli import run, say
 from denoiser.errors import ArgumentError, DeviceError
@@ -17,36 +22,46 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--recipe", "recipe_name", default="gaussian", help="Name in recipes/, or a .toml.")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    help="Name in recipes/, or a .toml.  [default: gaussian; with --noisy: noisy]",
+)
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
-    required=True,
     multiple=True,
     help="Folder of clean pictures, walked, tar files included. May be given several times.",
 )
 @click.option(
+    "--noisy",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Folder of noisy pictures to learn from alone, instead of --images.",
+)
+@click.option(
     "--validation",
     type=click.Path(path_type=Path),
-    help="Folder of other pictures to measure on; without it nothing is measured.",
+    help="Folder of other pictures to measure on (with --noisy: to look at).",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of the run: checkpoint.pt, log.csv, validation.png.",
+    help="Folder of the run: checkpoint.pt, log.csv, curves.png, validation.png.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in OUT.")
 @click.option(
     "--init", type=click.Path(path_type=Path), help="Start from the weights of an exported model."
 )
 @click.option("--steps", type=click.IntRange(1), help="Instead of the recipe's.")
-@click.option("--device", default="auto", help="auto, cpu or cuda.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto")
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 = all.")
 def main(
-    recipe_name: str,
+    recipe_name: str | None,
     images: tuple[Path, ...],
+    noisy: tuple[Path, ...],
     validation: Path | None,
     out: Path,
     resume: bool,
@@ -57,36 +72,69 @@ def main(
     threads: int,
 ) -> None:
     """Train a model. Interrupt it whenever you like: --resume goes on where it stopped."""
-    path = Path(recipe_name)
-    recipe = load_recipe(path if path.suffix == ".toml" else RECIPES / f"{recipe_name}.toml")
+    path = Path(recipe_name or ("noisy" if noisy else "gaussian"))
+    recipe = load_recipe(path if path.suffix == ".toml" else RECIPES / f"{path}.toml")
     if steps:
         recipe = dataclasses.replace(
             recipe, training=dataclasses.replace(recipe.training, steps=steps)
         )
+    if bool(images) == bool(noisy):
+        raise ArgumentError("give either --images with clean pictures or --noisy")
+    if bool(noisy) != (recipe.training.supervision == "neighbor2neighbor"):
+        wanted = "--images" if noisy else "--noisy"
+        raise ArgumentError(f"recipe {recipe.name} learns from {wanted}")
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise ArgumentError(f"{checkpoint} exists: give --resume to go on, or another --out")
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError("this torch finds no GPU")
+    place, first = join_processes(device)
 
-    trainer = Trainer(recipe, torch.device(device), precision)
+    trainer = Trainer(recipe, place, precision)
     if resume:
         trainer.resume(checkpoint)
     elif init:
         trainer.load_weights(read_weights(init)[1])
+
+    def tell(line: str) -> None:
+        if first:
+            say(line)
+
     crop_px = recipe.training.crop_px
-    pictures = [picture for folder in images for picture in load_pictures(folder, crop_px, say)]
+    pictures = [
+        picture for folder in images or noisy for picture in load_pictures(folder, crop_px, tell)
+    ]
+    held_out = load_pictures(validation, recipe.network.stride, tell) if validation else []
+    if noisy and not held_out:
+        held_out = pictures[:8]  # nothing is measured on them
     megapixels = sum(picture.size for picture in pictures) / 3e6
-    say(f"{len(pictures)} pictures, {megapixels:.0f} megapixels; training on {device}")
-    crops = Crops(pictures, crop_px, trainer.device)
+    on = f"{trainer.processes} x {place.type}" if trainer.processes > 1 else str(place)
+    tell(f"{len(pictures)} pictures, {megapixels:.0f} megapixels; training on {on}")
+    crops = Crops(pictures, crop_px, place)
     del pictures
-    held_out = load_pictures(validation, crop_px) if validation else []
-    trainer.run(crops, held_out, out, report=say)
-    say(f"done: export it with scripts/export.py {checkpoint} models/NAME.onnx")
+    trainer.run(crops, held_out, out, report=tell)
+    tell(f"done: export it with scripts/export.py {checkpoint} models/NAME.onnx")
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def join_processes(device: str) -> tuple[torch.device, bool]:
+    """Choose the device, one GPU per process under `torchrun`; also say whether this is the first.
+
+    Raises:
+        DeviceError: A GPU was asked for and there is none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise DeviceError("this torch finds no GPU")
+    if "LOCAL_RANK" not in os.environ:
+        return torch.device(device), True
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group("gloo" if device == "cpu" else "nccl")
+    return torch.device(device), distributed.get_rank() == 0
 
 
 if __name__ == "__main__":

@@ -7,14 +7,24 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageCms
 
 from denoiser import cli
 from denoiser.engine import Model
+from denoiser.training.corruption import Gaussian
+from denoiser.training.recipe import Network, Recipe, Training
 
 SHIPPED = Path(__file__).parent.parent
 SAMPLE = SHIPPED / "docs" / "sample"
+CPU = torch.device("cpu")
+TINY = Recipe(
+    "tiny",
+    Network(channels=(8, 16), blocks=1),
+    (Gaussian(sigma=(10, 50)),),
+    training=Training(steps=6, batch=2, crop_px=32, warmup_steps=2, rate=2e-3),
+)
 
 
 def tiny_onnx(

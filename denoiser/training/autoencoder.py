@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from denoiser.training.recipe import Network
 
+ACTIVATIONS = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+
 
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))), without normalisation (EDSR; Lim et al. 2017)."""
@@ -25,59 +27,79 @@ class ResidualBlock(nn.Module):
 
 
 class ConvAutoencoder(nn.Module):
-    """A U-shaped denoising autoencoder of plain convolutions, conditioned on a noise map.
+    """An autoencoder of plain convolutions.
 
-    Image and noise map are pixel-unshuffled together (FFDNet; Zhang et al. 2018), encoded to a code
-    at 1/`stride` of the resolution, decoded with additive skips (DRUNet; Zhang et al. 2021), and
-    the result is added to the noisy image (DnCNN; Zhang et al. 2017).
+    The image, with a noise map if the network takes one, is pixel-unshuffled (FFDNet; Zhang et al.
+    2018) and encoded to a code at 1/`stride` of the resolution. With skips, the released
+    restorers' shape, the decoder gets every level of the encoder by additive skips (DRUNet; Zhang
+    et al. 2021) and its result is added to the image (DnCNN; Zhang et al. 2017). Without skips the
+    code is all that the decoder has.
     """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        channels, factor = network.channels, network.unshuffle
-        self.factor = factor
-        self.stride = factor * 2 ** (len(channels) - 1)  # H and W must be multiples of it
-        self.head = nn.Conv2d(4 * factor**2, channels[0], 3, padding=1)
+        channels, factor, width = network.channels, network.unshuffle, network.channels[-1]
+        self.factor, self.stride = factor, network.stride
+        self.skips, self.noise_map = network.skips, network.noise_map
+        self.head = nn.Conv2d((3 + network.noise_map) * factor**2, channels[0], 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels)
         self.downs = nn.ModuleList(
             nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(channels)
         )
+        self.to_code: nn.Module = nn.Identity()
+        self.from_code: nn.Module = nn.Identity()
+        if network.code_channels:
+            self.to_code = nn.Conv2d(width, network.code_channels, 1)
+            self.from_code = nn.Conv2d(network.code_channels, width, 1)
+        self.activation = ACTIVATIONS[network.code_activation]()
         self.ups = nn.ModuleList(
             nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(channels)
         )
         self.decoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels[:-1])
         self.tail = nn.Conv2d(channels[0], 3 * factor**2, 3, padding=1)
 
-    def encode(self, image: Tensor, sigma: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def encode(self, image: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Map image (N, 3, H, W) and sigma (N, 1, H, W) to the code and the skips, finest first."""
-        x = self.head(F.pixel_unshuffle(torch.cat([image, sigma], 1), self.factor))
+        if self.noise_map:
+            assert sigma is not None
+            image = torch.cat([image, sigma], 1)
+        x = self.head(F.pixel_unshuffle(image, self.factor))
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=False):
             x = encoder(x)
             skips.append(x)
             x = down(x)
-        return self.encoders[-1](x), skips  # code: (N, C, H / stride, W / stride)
+        x = self.to_code(self.encoders[-1](x))
+        return self.activation(x), skips  # code: (N, C, H / stride, W / stride)
 
     def decode(self, code: Tensor, skips: list[Tensor]) -> Tensor:
-        """Map the code and the skips to what must be added to the image, (N, 3, H, W)."""
-        x = code
+        """Map the code and the skips to (N, 3, H, W): a change of the image, or all of it."""
+        x = self.from_code(code)
         for up, decoder, skip in zip(
             reversed(self.ups), reversed(self.decoders), reversed(skips), strict=True
         ):
-            x = decoder(F.pixel_shuffle(up(x), 2) + skip)
+            x = F.pixel_shuffle(up(x), 2)
+            x = decoder(x + skip if self.skips else x)
         return F.pixel_shuffle(self.tail(x), self.factor)
 
-    def forward(self, image: Tensor, sigma: Tensor) -> Tensor:
+    def reconstruct(self, image: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Restore, as `forward` does; also give the code, (N, C, H / stride, W / stride)."""
+        code, skips = self.encode(image, sigma)
+        restored = self.decode(code, skips).float()
+        return (image + restored if self.skips else restored), code
+
+    def forward(self, image: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Restore.
 
         Args:
             image: (N, 3, H, W) in [0, 1], unclipped noise allowed; H and W multiples of `stride`.
-            sigma: (N, 1, H, W) noise standard deviation, in units of the image.
+            sigma: (N, 1, H, W) noise standard deviation, in units of the image; only for a network
+                that takes a noise map.
 
         Returns:
             (N, 3, H, W) float32, not clipped.
         """
-        return image + self.decode(*self.encode(image, sigma)).float()
+        return self.reconstruct(image, sigma)[0]
 
 
 def _blocks(channels: int, count: int) -> nn.Sequential:

@@ -1,5 +1,6 @@
 """Images held as uint8 on the training device; random crops are cut there."""
 
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,7 +73,7 @@ def load_pictures(
     Args:
         source: A folder, walked recursively, or one tar file.
         smallest_px: Pictures with a shorter side are left out.
-        report: Told a line for each file that is left out.
+        report: Told a line for each file or folder that is left out.
 
     Returns:
         (H, W, 3) uint8 arrays in the order of their names.
@@ -81,7 +82,7 @@ def load_pictures(
         InputError: Nothing is left, or there is no such folder.
     """
     pictures = []
-    for name, data in _files(source):
+    for name, data in _files(source, report):
         try:
             picture = as_rgb8(read(data, name))
         except InputError as error:
@@ -96,17 +97,32 @@ def load_pictures(
     return pictures
 
 
-def _files(source: Path) -> Iterator[tuple[str, bytes]]:
+def _files(source: Path, report: Callable[[str], None]) -> Iterator[tuple[str, bytes]]:
     if not source.exists():
         raise InputError(f"no such folder: {source}")
-    paths = sorted(source.rglob("*")) if source.is_dir() else [source]
-    for path in paths:
-        if path.name.startswith("."):
-            continue
-        if path.suffix == ".tar":
-            yield from _members(path)
-        elif path.suffix.lower() in SUFFIXES:
-            yield str(path), path.read_bytes()
+    for path in _walk(source, report):
+        try:
+            if path.suffix == ".tar":
+                yield from _members(path)
+            elif path.suffix.lower() in SUFFIXES:
+                yield str(path), path.read_bytes()
+        except OSError as error:
+            report(f"left out: {path}: {error.strerror}")
+
+
+def _walk(source: Path, report: Callable[[str], None]) -> list[Path]:
+    """Files below a folder by name, hidden ones left out; the file itself if it is one."""
+    if not source.is_dir():
+        return [source]
+
+    def unreadable(error: OSError) -> None:
+        report(f"left out: folder {error.filename}: {error.strerror}")
+
+    paths = []
+    for folder, folders, names in os.walk(source, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(paths)
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -56,7 +56,7 @@ def export(
     network.load_state_dict(dict(weights))
     network.eval()
     halo = measure_halo(network, pictures)
-    low, high = recipe.corruption.sigma
+    low, high = recipe.sigma_range
     metadata = {
         "task": "denoise",
         "stride": str(network.stride),
@@ -89,21 +89,22 @@ def export(
 def to_onnx(network: ConvAutoencoder, metadata: Mapping[str, str]) -> bytes:
     """Trace a network and add metadata. Initializers keep the names of the state dictionary."""
     side = 4 * network.stride
-    image, sigma = torch.zeros(1, 3, side, side), torch.zeros(1, 1, side, side)
-    names = ("image", "sigma", "restored")
+    inputs = {"image": torch.zeros(1, 3, side, side)}
+    if network.noise_map:
+        inputs["sigma"] = torch.zeros(1, 1, side, side)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # the exporter based on torch.export needs onnxscript and cannot say "multiple of 8"
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
-            (image, sigma),
+            tuple(inputs.values()),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
-            input_names=names[:2],
-            output_names=names[2:],
-            dynamic_axes={name: {0: "N", 2: "H", 3: "W"} for name in names},
+            input_names=list(inputs),
+            output_names=["restored"],
+            dynamic_axes={name: {0: "N", 2: "H", 3: "W"} for name in (*inputs, "restored")},
         )
     model = onnx.load_from_string(buffer.getvalue())
     onnx.helper.set_model_props(model, dict(metadata))

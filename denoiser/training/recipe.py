@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from denoiser.errors import RecipeError
+from denoiser.training.corruption import KINDS, Gaussian, Step
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Shape of a `ConvAutoencoder`."""
+    """Shape of a `ConvAutoencoder`: which member of the family it is."""
 
     channels: tuple[int, ...] = (48, 96, 192)
     """Width of each level, finest first; every level below the first halves the resolution."""
@@ -22,18 +23,34 @@ class Network:
     """Residual blocks per level, in the encoder and again in the decoder."""
     unshuffle: int = 2
     """Pixel-unshuffle factor before the first convolution."""
+    skips: bool = True
+    """Whether the decoder sees the encoder's levels and the image; without, only the code."""
+    noise_map: bool = True
+    """Whether the noise level is an input; without, the network sees the image alone."""
+    code_channels: int = 0
+    """Width of the code; 0 is that of the last level."""
+    code_activation: str = "linear"
+    """linear, relu or sigmoid."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels per position of the code, in each direction."""
+        return self.unshuffle << (len(self.channels) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Corruption:
-    """What is done to clean crops before the network sees them."""
+class Penalties:
+    """Terms added to the loss to shape the code, see `penalties`."""
 
-    sigma: tuple[float, float] = (0.0, 60.0)
-    """Range of the Gaussian noise level on the 0-255 scale, drawn uniformly per crop."""
-    clip_share: float = 0.0
-    """Share of crops whose noisy values are clipped to [0, 1], as 8-bit files have them."""
-    grey_share: float = 0.0
-    """Share of crops turned grey, with the same noise in all three channels."""
+    sparsity: str = "none"
+    """none, l1 or kl; kl needs a sigmoid code."""
+    sparsity_weight: float = 0.0
+    rho: float = 0.05
+    """Mean activation that kl wants of each unit."""
+    contraction: float = 0.0
+    """Weight of the Jacobian's squared norm."""
+    probes: int = 1
+    """Random vectors to estimate that norm from, where the code is not small."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +67,9 @@ class Training:
     """Norm to which the gradient is clipped; a few times what an L1 loss has in good health."""
     ema_decay: float = 0.999
     loss: str = "l1"
+    """l1, l2 or charbonnier."""
+    supervision: str = "clean"
+    """clean, or neighbor2neighbor: learn from noisy pictures alone."""
     seed: int = 0
 
 
@@ -59,43 +79,67 @@ class Recipe:
 
     name: str
     network: Network = Network()
-    corruption: Corruption = Corruption()
+    corruption: tuple[Step, ...] = ()
+    penalties: Penalties = Penalties()
     training: Training = Training()
 
     def __post_init__(self) -> None:
         """Reject impossible values now rather than an hour into the run."""
-        low, high = self.corruption.sigma
-        shares = (self.corruption.clip_share, self.corruption.grey_share)
-        stride = self.network.unshuffle * 2 ** (len(self.network.channels) - 1)
-        training = self.training
-        whole = (*self.network.channels, self.network.blocks, self.network.unshuffle)
+        network, penalties, training = self.network, self.penalties, self.training
+        whole = (*network.channels, network.blocks, network.unshuffle, network.code_channels)
         whole += (training.steps, training.batch, training.crop_px, training.warmup_steps)
-        if not all(isinstance(value, int) for value in whole):
+        if not all(isinstance(value, int) for value in (*whole, penalties.probes)):
             raise RecipeError(f"recipe {self.name}: channels, counts and sizes are whole numbers")
+        learns_alone = training.supervision == "neighbor2neighbor"
+        multiple = max(1, network.stride * (2 if learns_alone else 1)) if network.channels else 1
         checks = {
+            "network.channels must be positive": min(network.channels, default=0) > 0,
+            "network.unshuffle must be at least 1": network.unshuffle >= 1,
+            "network.blocks and code_channels must not be negative": min(
+                network.blocks, network.code_channels
+            )
+            >= 0,
+            "network.code_activation must be linear, relu or sigmoid": network.code_activation
+            in ("linear", "relu", "sigmoid"),
+            "penalties.sparsity must be none, l1 or kl": penalties.sparsity in ("none", "l1", "kl"),
+            "penalties.sparsity = 'kl' needs network.code_activation = 'sigmoid'": (
+                penalties.sparsity != "kl" or network.code_activation == "sigmoid"
+            ),
+            "penalties.rho must lie between 0 and 1": 0 < penalties.rho < 1,
+            "penalties.sparsity_weight and contraction must not be negative": min(
+                penalties.sparsity_weight, penalties.contraction
+            )
+            >= 0,
+            "penalties.probes must be at least 1": penalties.probes >= 1,
             "training.rate and largest_gradient must be positive": min(
                 training.rate, training.largest_gradient
             )
             > 0,
             "training.ema_decay must lie in 0-1": 0 <= training.ema_decay < 1,
-            "network.channels must be positive": min(self.network.channels, default=0) > 0,
-            "network.blocks and network.unshuffle must be at least 1": min(
-                self.network.blocks, self.network.unshuffle
-            )
-            >= 1,
-            "corruption.sigma must be [low, high] with 0 <= low <= high": 0 <= low <= high,
-            "shares must lie in 0-1": all(0 <= share <= 1 for share in shares),
-            "training.loss must be l1 or charbonnier": self.training.loss in ("l1", "charbonnier"),
-            f"training.crop_px must be a multiple of the stride {stride}": self.training.crop_px > 0
-            and self.training.crop_px % stride == 0,
+            "training.loss must be l1, l2 or charbonnier": training.loss
+            in ("l1", "l2", "charbonnier"),
+            "training.supervision must be clean or neighbor2neighbor": training.supervision
+            in ("clean", "neighbor2neighbor"),
+            "neighbor2neighbor cannot be told the noise: network.noise_map = false": (
+                not (learns_alone and network.noise_map)
+            ),
+            f"training.crop_px must be a multiple of {multiple}": training.crop_px > 0
+            and training.crop_px % multiple == 0,
             "training.steps and training.batch must be positive": min(
-                self.training.steps, self.training.batch
+                training.steps, training.batch
             )
             > 0,
         }
         for message, holds in checks.items():
             if not holds:
                 raise RecipeError(f"recipe {self.name}: {message}")
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Gaussian noise levels, 0-255, that are trained for; 0-255 if there are none."""
+        ranges = [step.sigma for step in self.corruption if isinstance(step, Gaussian)]
+        lows, highs = zip(*ranges, strict=True) if ranges else ((0.0,), (255.0,))
+        return min(lows), max(highs)
 
     def to_json(self) -> str:
         """Serialise for checkpoints and model metadata; `from_json` reads it back."""
@@ -124,7 +168,7 @@ def load_recipe(path: Path) -> Recipe:
 
 def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     """Fill the dataclass `cls` from `table`, section by section."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     unknown = sorted(set(table) - set(fields))
     if unknown:
         raise RecipeError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(fields)}")
@@ -135,6 +179,8 @@ def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
             if not isinstance(value, Mapping):
                 raise RecipeError(f"{where}: {name} is a section, not a value")
             value = _build(kind, value, f"{where} [{name}]")
+        elif name == "corruption":
+            value = _steps(value, f"{where} corruption")
         elif isinstance(value, list):
             value = tuple(value)
         values[name] = value
@@ -142,3 +188,17 @@ def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{where}: {error}") from error
+
+
+def _steps(tables: Any, where: str) -> tuple[Step, ...]:
+    """Read the list of corruption steps."""
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+        raise RecipeError(f"{where}: a list of steps, each with its kind")
+    steps = []
+    for table in tables:
+        kind = table.get("kind")
+        if kind not in KINDS:
+            raise RecipeError(f"{where}: unknown kind {kind!r}; known: {', '.join(KINDS)}")
+        options = {key: value for key, value in table.items() if key != "kind"}
+        steps.append(_build(KINDS[kind], options, f"{where} {kind}"))
+    return tuple(steps)

@@ -1,31 +1,28 @@
-"""One training loop: schedule, EMA, checkpoint, resume, validation, log."""
+"""One training loop: schedule, EMA, checkpoint, resume, several processes."""
 
-import csv
 import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from denoiser.errors import InputError, RecipeError, TrainingError
+from denoiser.training import neighbor2neighbor
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import corrupt
 from denoiser.training.dataset import Crops
+from denoiser.training.objective import Objective
 from denoiser.training.recipe import Recipe, Training
+from denoiser.training.record import Log, draw_curves, show, validate
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
-VALIDATION_SIGMAS = (15, 25, 50)  # on the 0-255 scale
 DIVERGED = 10  # a loss this many times the least one so far ends the run
-LOG_COLUMNS = ["step", "megapixels", "loss", "rate", "kpx_per_s"] + [
-    f"psnr_{sigma}_db" for sigma in VALIDATION_SIGMAS
-]
 
 
 def learning_rate(step: int, training: Training) -> float:
@@ -34,13 +31,6 @@ def learning_rate(step: int, training: Training) -> float:
     length = max(1, training.steps - training.warmup_steps)
     progress = min(1.0, max(0, step - training.warmup_steps) / length)
     return training.rate * warmup * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def loss_of(restored: Tensor, clean: Tensor, name: str) -> Tensor:
-    """L1, or Charbonnier sqrt(d^2 + eps^2) with eps = 1e-3 (Lai et al. 2017); a scalar."""
-    if name == "l1":
-        return F.l1_loss(restored, clean)
-    return torch.sqrt((restored - clean) ** 2 + 1e-6).mean()
 
 
 def _update_ema(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
@@ -66,7 +56,8 @@ class Trainer:
     """A training run: its state, and the loop that moves it forward.
 
     Two runs of the same recipe on the same pictures, device and thread count make the same
-    weights, whether or not one of them was stopped and resumed.
+    weights, whether or not one of them was stopped and resumed. Under `torchrun` every process
+    takes its share of each batch, so several processes take the steps that one would.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device, precision: str = "auto") -> None:
@@ -76,17 +67,38 @@ class Trainer:
             recipe: What to train and how.
             device: Where to train.
             precision: "fp32", "bf16" or "auto" (bf16 where it is faster).
+
+        Raises:
+            RecipeError: The batch cannot be shared out evenly among the processes.
         """
         torch.manual_seed(recipe.training.seed)
+        self.rank, self.processes = 0, 1
+        if distributed.is_initialized():
+            self.rank, self.processes = distributed.get_rank(), distributed.get_world_size()
+        if recipe.training.batch % self.processes:
+            raise RecipeError(
+                f"a batch of {recipe.training.batch} cannot be shared by {self.processes} processes"
+            )
         self.recipe, self.device, self.step = recipe, device, 0
         self.bf16 = precision == "bf16" or (precision == "auto" and supports_bf16(device))
+        self.generator = torch.Generator(device)
         self.model = ConvAutoencoder(recipe.network)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(self.model, multi_avg_fn=_update_ema(recipe.training.ema_decay))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=(0.9, 0.99), weight_decay=recipe.training.weight_decay
         )
-        self.generator = torch.Generator(device).manual_seed(recipe.training.seed)
+        self.objective: nn.Module = Objective(self.model, recipe, self.generator)
+        if self.processes > 1:
+            self.objective = DistributedDataParallel(self.objective)
+        if device.type == "cuda" and not recipe.penalties.contraction:
+            # a compiled function cannot be differentiated twice
+            self.objective = torch.compile(self.objective)  # type: ignore[assignment]
+
+    @property
+    def averaged(self) -> ConvAutoencoder:
+        """The network with averaged weights: what is measured and exported."""
+        return cast(ConvAutoencoder, self.ema.module)
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Start from trained weights, with a fresh optimiser and schedule.
@@ -108,7 +120,6 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
         }
         part = path.with_suffix(".part")
         torch.save(state, part)
@@ -128,27 +139,50 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
 
-    def train_step(self, crops: Crops, network: nn.Module) -> Tensor:
-        """Take one step on fresh crops; returns the loss as a tensor, without waiting for it."""
+    def train_step(self, crops: Crops) -> tuple[Tensor, Tensor]:
+        """Take one step on fresh crops.
+
+        Returns:
+            The loss without penalties, and the penalties, as tensors that nobody waited for.
+        """
         training = self.recipe.training
-        clean, noisy, sigma = corrupt(
-            crops.sample(training.batch, self.generator), self.recipe.corruption, self.generator
-        )
-        noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            restored = network(noisy, sigma)
-        loss = loss_of(restored, clean, training.loss)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, training)
+        # randomness depends on seed and step alone: nothing to save, the same in every process
+        self.generator.manual_seed(training.seed * 1_000_003 + self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss, penalty = self.objective(*self._examples(crops))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + penalty).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), training.largest_gradient)
         self.optimizer.step()
         self.ema.update_parameters(self.model)
         self.step += 1
-        return loss.detach()
+        return loss.detach(), penalty.detach()
+
+    def _examples(self, crops: Crops) -> list[Tensor]:
+        """Make what the objective takes: this process's share of the step's batch."""
+        batch = crops.sample(self.recipe.training.batch, self.generator)
+        clean, noisy, sigma = corrupt(batch, self.recipe.corruption, self.generator)
+        if self.recipe.training.supervision == "clean":
+            examples = [noisy, sigma, clean]
+        else:
+            first, second = neighbor2neighbor.draw_pairs(noisy, self.generator)
+            examples = [
+                neighbor2neighbor.subsample(image, choice)
+                for image, choice in ((noisy, first), (sigma, first), (noisy, second))
+            ]
+            with torch.no_grad():
+                whole = self.model(noisy)
+            examples.append(
+                neighbor2neighbor.subsample(whole, first)
+                - neighbor2neighbor.subsample(whole, second)
+            )
+        return [
+            example[self.rank :: self.processes].contiguous(memory_format=torch.channels_last)
+            for example in examples
+        ]
 
     def run(
         self,
@@ -163,12 +197,14 @@ class Trainer:
     ) -> None:
         """Train to the recipe's last step.
 
-        Writes into `folder`: checkpoint.pt, log.csv (one line per `log_every` steps) and
-        validation.png (clean, noisy and restored crops). An interrupt saves a checkpoint first.
+        The first process writes into `folder`: checkpoint.pt, log.csv (one line per `log_every`
+        steps), and at each validation curves.png and validation.png (clean, noisy and restored
+        crops). An interrupt saves a checkpoint first.
 
         Args:
             crops: Training pictures.
-            validation: (H, W, 3) uint8 pictures that are not among them; may be empty.
+            validation: (H, W, 3) uint8 pictures that are not among them; may be empty. Clean ones,
+                but for a recipe that learns from noisy ones: they are looked at, not measured.
             folder: Where to write; made if missing.
             log_every: Steps between lines of the log.
             validate_every: Steps between validations.
@@ -179,67 +215,74 @@ class Trainer:
             TrainingError: The loss exploded; the last checkpoint is kept.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        training = self.recipe.training
-        checkpoint, log = folder / "checkpoint.pt", Log(folder / "log.csv", self.step)
-        network = torch.compile(self.model) if self.device.type == "cuda" else self.model
+        training, first = self.recipe.training, self.rank == 0
+        measure = validate if training.supervision == "clean" else show
+        checkpoint = folder / "checkpoint.pt"
+        log = Log(folder / "log.csv", self.step) if first else None
         pixels_per_step = training.batch * training.crop_px**2
-        loss_sum, counted = torch.zeros((), device=self.device), 0
+        sums, counted = torch.zeros(2, device=self.device), 0  # of loss and penalty
         least_loss = math.inf
         started = saved = time.monotonic()
         try:
             while self.step < training.steps:
-                loss_sum += self.train_step(crops, network)  # type: ignore[arg-type]
+                sums += torch.stack(self.train_step(crops))
                 counted += 1
                 last = self.step == training.steps
                 if self.step % log_every and not last:
                     continue
-                loss = loss_sum.item() / counted
-                if not loss < DIVERGED * least_loss:  # or it is NaN
-                    raise TrainingError(f"loss {loss:.3g} at step {self.step}: lower the rate")
-                least_loss = min(least_loss, loss)
+                loss, penalty = self._means(sums, counted)
+                if not loss + penalty < DIVERGED * least_loss:  # or it is NaN
+                    raise TrainingError(
+                        f"loss {loss + penalty:.3g} at step {self.step}: lower the rate"
+                        " (the last good checkpoint is kept)"
+                    )
+                least_loss = min(least_loss, loss + penalty)
                 speed = counted * pixels_per_step / (time.monotonic() - started)
-                scores: list[float] = []
-                if validation and (self.step % validate_every == 0 or last):
-                    scores = validate(self.ema.module, validation, self.device, folder)
-                megapixels = self.step * pixels_per_step / 1e6
-                rate = learning_rate(self.step, training)
-                log.write(self.step, [megapixels, loss, rate, speed / 1e3, *scores])
-                left_s = (training.steps - self.step) * pixels_per_step / speed
-                text = " / ".join(f"{score:.2f}" for score in scores)
-                report(
-                    f"step {self.step}/{training.steps}  loss {loss:.5f}  {speed / 1e3:.0f} kpx/s"
-                    f"  {left_s / 60:.0f} min left" + (f"  PSNR {text} dB" if text else "")
-                )
-                loss_sum.zero_()
+                if log:
+                    scores: list[float] = []
+                    validating = bool(validation) and (self.step % validate_every == 0 or last)
+                    if validating:
+                        scores = measure(self.averaged, validation, self.device, folder)
+                    megapixels = self.step * pixels_per_step / 1e6
+                    rate = learning_rate(self.step, training)
+                    log.write(self.step, [megapixels, loss, penalty, rate, speed / 1e3, *scores])
+                    if validating or last:
+                        draw_curves(log, folder / "curves.png")
+                    report(self._progress(loss, penalty, speed, pixels_per_step, scores))
+                sums.zero_()
                 counted, started = 0, time.monotonic()
-                if started - saved > checkpoint_s:
+                if first and started - saved > checkpoint_s:
                     self.save(checkpoint)
                     saved = started
         except KeyboardInterrupt:
-            if counted == 0 or loss_sum.item() / counted < DIVERGED * least_loss:
+            if first and (counted == 0 or sums.sum().item() / counted < DIVERGED * least_loss):
                 self.save(checkpoint)
             raise
-        self.save(checkpoint)
+        if first:
+            self.save(checkpoint)
 
+    def _means(self, sums: Tensor, counted: int) -> tuple[float, float]:
+        """Mean loss and penalty over the steps since the last line, and over all processes."""
+        means = sums / counted
+        if self.processes > 1:
+            distributed.all_reduce(means)
+            means /= self.processes
+        loss, penalty = means.tolist()
+        return loss, penalty
 
-class Log:
-    """A CSV file with one line per interval; a resumed run drops the lines it will write again."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        """Open `path`, keeping its lines up to `step`."""
-        kept: list[list[str]] = []
-        if step and path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
-            kept = [row for row in rows if int(row[0]) <= step]
-        self.path = path
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([LOG_COLUMNS, *kept])
-
-    def write(self, step: int, values: Sequence[float]) -> None:
-        """Append one line."""
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow([step, *(f"{value:.6g}" for value in values)])
+    def _progress(
+        self, loss: float, penalty: float, speed: float, pixels_per_step: int, scores: list[float]
+    ) -> str:
+        """Compose the line that a person reads."""
+        steps = self.recipe.training.steps
+        left_s = (steps - self.step) * pixels_per_step / speed
+        parts = [f"step {self.step}/{steps}", f"loss {loss:.5f}"]
+        if penalty:
+            parts.append(f"penalty {penalty:.5f}")
+        parts += [f"{speed / 1e3:.0f} kpx/s", f"{left_s / 60:.0f} min left"]
+        if scores:
+            parts.append(f"PSNR {' / '.join(f'{score:.2f}' for score in scores)} dB")
+        return "  ".join(parts)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -250,60 +293,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        complete = {"recipe", "step", "model", "ema", "optimizer", "generator"} <= set(state)
+        complete = {"recipe", "step", "model", "ema", "optimizer"} <= set(state)
     except Exception as error:  # torch and pickle raise many kinds
         raise InputError(f"cannot read checkpoint {path}: {error}") from error
     if not complete:
         raise InputError(f"{path} is no checkpoint of a training run")
     return state
-
-
-def validate(
-    network: nn.Module, pictures: Sequence[np.ndarray], device: torch.device, folder: Path
-) -> list[float]:
-    """Measure PSNR on the centres of validation pictures, in fp32, with fixed noise.
-
-    Args:
-        network: Called as network(image, sigma).
-        pictures: (H, W, 3) uint8.
-        device: Where to compute.
-        folder: Gets validation.png: a row per picture, clean, then noisy and restored per sigma.
-
-    Returns:
-        Mean PSNR in dB per level of `VALIDATION_SIGMAS`, noise and result as in the literature:
-        noise not clipped, the result clipped to [0, 1].
-    """
-    network.eval()
-    scores = []
-    rows = [[_centre(picture)] for picture in pictures]
-    for level in VALIDATION_SIGMAS:
-        generator = torch.Generator().manual_seed(level)
-        psnrs = []
-        for row in rows:
-            clean = torch.from_numpy(row[0]).permute(2, 0, 1)[None].float() / 255
-            noisy = clean + level / 255 * torch.randn(clean.shape, generator=generator)
-            sigma = torch.full_like(noisy[:, :1], level / 255)
-            with torch.inference_mode():
-                restored = network(noisy.to(device), sigma.to(device)).cpu().clamp(0, 1)
-            psnrs.append(-10 * math.log10(F.mse_loss(restored, clean).item() + 1e-12))
-            row += [_to_uint8(noisy), _to_uint8(restored)]
-        scores.append(sum(psnrs) / len(psnrs))
-    network.train()
-    side = min(image.shape[0] for row in rows for image in row)
-    shown = [[image[:side, :side] for image in row] for row in rows[:8]]
-    Image.fromarray(np.block([[[image] for image in row] for row in shown])).save(
-        folder / "validation.png"
-    )
-    return scores
-
-
-def _centre(picture: np.ndarray, largest_px: int = 256, multiple: int = 32) -> np.ndarray:
-    """Cut the central square whose side is a multiple of 32 and at most `largest_px`."""
-    height, width = picture.shape[:2]
-    side = min(height, width, largest_px) // multiple * multiple
-    y, x = (height - side) // 2, (width - side) // 2
-    return np.ascontiguousarray(picture[y : y + side, x : x + side])
-
-
-def _to_uint8(batch: Tensor) -> np.ndarray:
-    return (batch[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()

@@ -1,0 +1,91 @@
+"""The family's shape, and its members against theory."""
+
+import dataclasses
+
+import pytest
+import torch
+import vector_field
+from conftest import CPU, TINY
+
+from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.dataset import Crops
+from denoiser.training.recipe import Network, Recipe, Training
+from denoiser.training.trainer import Trainer
+
+
+def test_network_keeps_the_size_and_codes_at_the_stride():
+    network = ConvAutoencoder(TINY.network)
+    image, sigma = torch.rand(2, 3, 16, 24), torch.rand(2, 1, 16, 24)
+    assert network(image, sigma).shape == image.shape
+    code, skips = network.encode(image, sigma)
+    assert code.shape == (2, 16, 16 // network.stride, 24 // network.stride) and len(skips) == 1
+
+
+def test_without_skips_everything_passes_through_the_code():
+    network = ConvAutoencoder(dataclasses.replace(TINY.network, skips=False, code_channels=5))
+    image, sigma = torch.rand(2, 3, 16, 24), torch.rand(2, 1, 16, 24)
+    code, skips = network.encode(image, sigma)
+    assert code.shape == (2, 5, 4, 6)
+    with torch.no_grad():
+        expected = network.decode(code, skips)
+        ruined = [torch.full_like(skip, torch.nan) for skip in skips]
+        assert torch.equal(network.decode(code, ruined), expected)
+        assert torch.equal(network(image, sigma), expected)
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"), [("relu", torch.relu), ("sigmoid", torch.sigmoid)]
+)
+def test_the_code_passes_through_its_activation(activation, function):
+    shape = dataclasses.replace(TINY.network, noise_map=False)
+    plain = ConvAutoencoder(shape)
+    network = ConvAutoencoder(dataclasses.replace(shape, code_activation=activation))
+    network.load_state_dict(plain.state_dict())
+    image = torch.randn(2, 3, 32, 32)
+    assert torch.equal(network.encode(image)[0], function(plain.encode(image)[0]))
+
+
+def test_a_linear_autoencoder_spans_the_principal_subspace(photo):
+    """Baldi and Hornik 1989: squared error and a linear bottleneck find the span of PCA.
+
+    Two components, because the third and fourth of photographs are alike: slopes down and across.
+    """
+    side, units = 4, 2
+    shape = Network(
+        channels=(units,), blocks=0, unshuffle=side, skips=False, noise_map=False
+    )  # one position of 48 values: 3x3 convolutions see zeros around it and are plain matrices
+    training = Training(
+        steps=2000, batch=512, crop_px=side, rate=1e-2, warmup_steps=50, weight_decay=0, loss="l2",
+        largest_gradient=10,
+    )  # fmt: skip
+    trainer = Trainer(Recipe("pca", shape, training=training), CPU, "fp32")
+    crops = Crops([photo], side, CPU)
+    for _ in range(training.steps):
+        trainer.train_step(crops)
+
+    generator = torch.Generator().manual_seed(1)
+    patches = crops.sample(200_000, generator).flatten(1)
+    _, _, axes = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
+    with torch.no_grad():
+        network = trainer.averaged
+        origin = network.decode(torch.zeros(1, units, 1, 1), [])
+        directions = network.decode(torch.eye(units)[:, :, None, None], []) - origin
+    spanned, _ = torch.linalg.qr(directions.flatten(1).T)  # (48, units)
+    cosines = torch.linalg.svdvals(spanned.T @ axes[:units].T)
+    angles = torch.rad2deg(torch.arccos(cosines.clamp(max=1)))
+    assert angles.max() < 1, angles
+
+
+def test_a_denoiser_points_toward_the_data():
+    """Alain and Bengio 2014: on a curve in the plane, the change is E[clean | x] - x."""
+    generator = torch.Generator().manual_seed(2)
+    data = vector_field.curve()
+    chosen = data[torch.randint(len(data), (2000,), generator=generator)]
+    points = chosen + vector_field.SIGMA * torch.randn(chosen.shape, generator=generator)
+    learned = vector_field.learned_change(vector_field.train(), points)
+    ideal = vector_field.ideal_change(points)
+    assert torch.cosine_similarity(learned, ideal).median() > 0.99
+    assert (learned - ideal).square().mean() < 0.06 * ideal.square().mean()
+    before, after = (torch.cdist(place, data).amin(1) for place in (points, points + learned))
+    far = before > vector_field.SIGMA
+    assert after[far].mean() < before[far].mean() / 4

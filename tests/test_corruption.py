@@ -1,0 +1,133 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from denoiser.training.corruption import (
+    KINDS,
+    Clip,
+    Gaussian,
+    Grey,
+    Jpeg,
+    Masking,
+    PoissonGaussian,
+    SaltAndPepper,
+    Speckle,
+    corrupt,
+)
+from denoiser.training.jpeg import compress
+
+GREY = torch.full((64, 3, 32, 32), 0.5)
+
+
+def apply(clean, *steps, seed=0):
+    return corrupt(clean, steps, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Gaussian(sigma=(5, 55)),
+        Speckle(sigma=(0.05, 0.5)),
+        PoissonGaussian(gain=(0.001, 0.05), sigma=(0, 20)),
+    ],
+    ids=lambda step: step.kind,
+)
+def test_noise_has_the_level_of_the_map_and_no_bias(step):
+    clean, noisy, sigma = apply(GREY, step)
+    assert torch.equal(clean, GREY)
+    level = sigma[:, 0, 0, 0]
+    torch.testing.assert_close((noisy - clean).std((1, 2, 3)), level, rtol=0.1, atol=0)
+    error = (noisy - clean).mean((1, 2, 3)) / level
+    assert error.abs().max() < 5 / np.sqrt(3 * 32 * 32)
+    assert level.std() > 0.2 * level.mean()  # drawn per crop
+    assert sigma.shape == (64, 1, 32, 32) and torch.equal(sigma[:, :, 0, 0], sigma[:, :, 9, 7])
+
+
+def test_photon_noise_grows_with_the_light():
+    ramp = torch.linspace(0, 1, 5)[None, None, None].expand(1, 3, 4000, 5)
+    _, noisy, _ = apply(ramp, PoissonGaussian(gain=(0.01, 0.01), sigma=(5, 5)))
+    expected = 0.01 * ramp[0, 0, 0] + (5 / 255) ** 2
+    torch.testing.assert_close(noisy.var((0, 1, 2)), expected, rtol=0.05, atol=0)
+
+
+def test_noises_add_up():
+    clean, noisy, sigma = apply(GREY, Gaussian(sigma=(30, 30)), Gaussian(sigma=(40, 40)))
+    assert sigma.mean().item() * 255 == pytest.approx(50, abs=1e-3)
+    assert (noisy - clean).std().item() * 255 == pytest.approx(50, rel=0.01)
+
+
+def test_salt_and_pepper_replaces_whole_pixels_half_white_half_black():
+    _, noisy, sigma = apply(GREY, SaltAndPepper(density=(0.2, 0.2)))
+    assert torch.equal(noisy.amin(1), noisy.amax(1)) and sigma.max() == 0
+    for value in (0.0, 1.0):
+        assert (noisy == value).float().mean().item() == pytest.approx(0.1, rel=0.1)
+    assert (noisy == 0.5).float().mean().item() == pytest.approx(0.8, rel=0.02)
+
+
+def test_masking_blackens_its_share_of_the_pixels():
+    _, noisy, _ = apply(GREY, Masking(density=(0.3, 0.3)))
+    assert torch.equal(noisy.amin(1), noisy.amax(1))
+    assert (noisy == 0).float().mean().item() == pytest.approx(0.3, rel=0.05)
+
+
+def test_grey_crops_share_noise_and_clipped_crops_are_clipped():
+    clean = torch.rand(8, 3, 16, 16)
+    grey, noisy, sigma = apply(clean, Gaussian(sigma=(60, 60)), Clip(), Grey())
+    for batch in (grey, noisy):
+        assert torch.equal(batch[:, 0], batch[:, 1]) and torch.equal(batch[:, 0], batch[:, 2])
+    assert noisy.min() == 0 and noisy.max() == 1 and torch.equal(grey[:, 0], clean[:, 1])
+    assert sigma.max().item() == pytest.approx(60 / 255)
+
+
+def test_a_step_is_done_to_its_share_of_the_crops():
+    clean = GREY.repeat(8, 1, 1, 1)
+    _, noisy, sigma = apply(clean, Gaussian(sigma=(10, 20), share=0.25))
+    touched = (noisy != clean).flatten(1).any(1)
+    assert touched.float().mean().item() == pytest.approx(0.25, abs=0.06)
+    assert torch.equal(touched, sigma[:, 0, 0, 0] > 0)
+
+
+def test_every_kind_leaves_its_input_alone_and_follows_the_seed():
+    options = {"sigma": (1, 5), "gain": (0.01, 0.02), "density": (0.1, 0.2), "quality": (20, 90)}
+    clean = torch.rand(2, 3, 24, 40)
+    before = clean.clone()
+    for kind in KINDS.values():
+        names = kind.__dataclass_fields__
+        step = kind(**{name: value for name, value in options.items() if name in names})
+        results = [apply(clean, step, Gaussian(sigma=(1, 1)), seed=seed)[1] for seed in (3, 3, 4)]
+        assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+        assert torch.equal(clean, before) and results[0].shape == clean.shape
+
+
+@pytest.mark.parametrize("quality", [10, 50, 90])
+def test_jpeg_is_what_libjpeg_makes(photo, quality):
+    picture = photo[:128, :160]
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling=2)
+    expected = np.asarray(Image.open(file), np.float64)
+    batch = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+    found = compress(batch, torch.tensor(float(quality)).reshape(1, 1, 1, 1))
+    found = found[0].permute(1, 2, 0).double().numpy() * 255
+    damage = np.stack([(expected - picture).ravel(), (found - picture).ravel()])
+    strength = np.sqrt(np.mean(damage**2, 1))
+    assert strength[1] == pytest.approx(strength[0], rel=0.05)
+    assert np.corrcoef(damage)[0, 1] > 0.85  # libjpeg also rounds YCbCr to whole numbers
+
+
+def test_jpeg_blocks_start_where_they_are_told(photo):
+    batch = torch.from_numpy(photo[200:264, 200:264].copy()).permute(2, 0, 1)[None].float() / 255
+    quality = torch.full((1, 1, 1, 1), 10.0)
+    step = compress(batch, quality, 3, 5)
+    across = (step[..., 1:] - step[..., :-1]).abs().mean((0, 1, 2))  # largest at block borders
+    borders = across[2::8]
+    assert borders.mean() > 1.3 * across.mean()
+    assert compress(batch[..., :33, :47], quality, 15, 1).shape == (1, 3, 33, 47)
+
+
+def test_jpeg_steps_differ_from_batch_to_batch(photo):
+    batch = torch.from_numpy(photo[200:264, 200:264].copy()).permute(2, 0, 1)[None].float() / 255
+    results = [apply(batch, Jpeg(quality=(20, 20)), seed=seed)[1] for seed in range(3)]
+    assert not torch.equal(results[0], results[1])

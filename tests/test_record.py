@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import torch
+from conftest import CPU, TINY
+from PIL import Image
+
+from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.record import COLUMNS, Log, centre, draw_curves, show, validate
+
+
+def test_a_resumed_log_drops_the_lines_that_will_be_written_again(tmp_path):
+    log = Log(tmp_path / "log.csv", 0)
+    for step in (2, 4, 6):
+        log.write(step, [step / 10, 1 / step, 0, 1e-3, 99])
+    log = Log(tmp_path / "log.csv", 4)
+    log.write(6, [0.6, 0.5, 0, 1e-3, 99, 40, 30, 20, 10])
+    points = log.read()
+    assert points["step"] == [(0.2, 2), (0.4, 4), (0.6, 6)]
+    assert points["psnr_50_db"] == [(0.6, 10)] and set(points) == set(COLUMNS)
+
+
+def test_curves_are_drawn_from_the_log(tmp_path):
+    log = Log(tmp_path / "log.csv", 0)
+    draw_curves(log, tmp_path / "empty.png")
+    for step in range(1, 50):
+        log.write(step, [step / 10, 1 / step, 0.1, 1e-3, 99, *(4 * [20 + step / 10])])
+    draw_curves(log, tmp_path / "curves.png")
+    pictures = [np.asarray(Image.open(tmp_path / name)) for name in ("empty.png", "curves.png")]
+    assert pictures[0].shape == pictures[1].shape == (400, 1000, 4)
+    coloured = [np.ptp(picture[..., :3].astype(int), axis=2) > 60 for picture in pictures]
+    assert coloured[0].sum() == 0 < coloured[1][:, :500].sum() and coloured[1][:, 500:].any()
+
+
+def test_validation_measures_what_is_restored(photo, tmp_path):
+    network = ConvAutoencoder(TINY.network)
+    with torch.no_grad():
+        network.tail.weight.zero_(), network.tail.bias.zero_()  # restored = noisy
+    scores = validate(network, [photo, photo[:100, :90]], CPU, tmp_path)
+    assert scores[0] > 100  # nothing lost
+    for level, score in zip((15, 25, 50), scores[1:], strict=True):
+        assert score == pytest.approx(20 * np.log10(255 / level), abs=1.5)  # clipping helps
+    with Image.open(tmp_path / "validation.png") as sheet:
+        assert sheet.size == (8 * 88, 2 * 88)
+    assert show(network, [photo], CPU, tmp_path) == []
+    with Image.open(tmp_path / "validation.png") as sheet:
+        assert sheet.size == (2 * 256, 256)
+
+
+@pytest.mark.parametrize(("stride", "side"), [(8, 256), (24, 240), (300, 300)])
+def test_centres_fit_the_stride(photo, stride, side):
+    assert centre(photo, stride).shape == (side, side, 3)

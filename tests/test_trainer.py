@@ -1,0 +1,155 @@
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from conftest import CPU, TINY
+from PIL import Image
+
+from denoiser.errors import InputError, RecipeError, TrainingError
+from denoiser.training.dataset import Crops
+from denoiser.training.recipe import Penalties, Training
+from denoiser.training.trainer import Trainer, learning_rate, load_checkpoint
+
+
+@pytest.fixture
+def crops(photo):
+    return Crops([photo], 32, CPU)
+
+
+def make(**changes):
+    return dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, **changes))
+
+
+def flat(weights):
+    return torch.cat([value.flatten() for value in weights.values()])
+
+
+def test_schedule_warms_up_and_ends_at_zero():
+    training = Training(steps=100, warmup_steps=10, rate=1.0)
+    rates = [learning_rate(step, training) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == 1 and rates[100] == 0
+    assert all(late <= early for early, late in itertools.pairwise(rates[10:]))
+
+
+def test_resumed_training_is_bit_exact(crops, photo, tmp_path):
+    straight = Trainer(TINY, CPU, "fp32")
+    straight.run(crops, [photo], tmp_path / "a", log_every=2)
+
+    first = Trainer(TINY, CPU, "fp32")
+    for _ in range(3):
+        first.train_step(crops)
+    first.save(tmp_path / "checkpoint.pt")
+    second = Trainer(TINY, CPU, "fp32")
+    second.resume(tmp_path / "checkpoint.pt")
+    assert second.step == 3
+    second.run(crops, [photo], tmp_path / "b", log_every=2)
+
+    assert torch.equal(flat(straight.model.state_dict()), flat(second.model.state_dict()))
+    assert torch.equal(flat(straight.ema.state_dict()), flat(second.ema.state_dict()))
+    logs = [(tmp_path / run / "log.csv").read_text().splitlines() for run in "ab"]
+    assert logs[0][0] == logs[1][0] and len(logs[0]) == 4
+    assert logs[0][-1].split(",")[-3:] == logs[1][-1].split(",")[-3:]  # validation PSNR
+    with Image.open(tmp_path / "a" / "validation.png") as sheet:
+        assert sheet.size == (8 * 256, 256)
+
+
+def test_an_interrupt_saves_first(crops, tmp_path, monkeypatch):
+    trainer = Trainer(TINY, CPU, "fp32")
+    step = trainer.train_step
+
+    def interrupted(*arguments):
+        if trainer.step == 4:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(trainer, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(crops, [], tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 4
+
+
+def test_an_interrupt_does_not_save_a_diverged_run(crops, tmp_path, monkeypatch):
+    trainer = Trainer(TINY, CPU, "fp32")
+    losses = iter([0.1, 0.1, 5000.0])
+
+    def step(*_):
+        trainer.step += 1
+        loss = next(losses, None)
+        if loss is None:
+            raise KeyboardInterrupt
+        return torch.tensor(loss), torch.tensor(0.0)
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(crops, [], tmp_path, log_every=2)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_divergence_stops_and_keeps_the_checkpoint(crops, tmp_path):
+    trainer = Trainer(make(rate=1e30, warmup_steps=0, steps=20), CPU, "fp32")
+    trainer.save(tmp_path / "checkpoint.pt")
+    with pytest.raises(TrainingError, match="loss"):
+        trainer.run(crops, [], tmp_path, log_every=1)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 0
+
+
+def test_foreign_checkpoints_are_refused(tmp_path):
+    other = Trainer(make(rate=1e-4), CPU, "fp32")
+    other.save(tmp_path / "checkpoint.pt")
+    with pytest.raises(RecipeError, match="another recipe"):
+        Trainer(TINY, CPU).resume(tmp_path / "checkpoint.pt")
+    (tmp_path / "text.pt").write_text("?")
+    with pytest.raises(InputError, match=r"text\.pt"):
+        load_checkpoint(tmp_path / "text.pt")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_short_training_already_removes_noise(crops, photo, tmp_path, precision):
+    trainer = Trainer(make(steps=200, batch=4, rate=1e-2), CPU, precision)
+    trainer.run(crops, [photo], tmp_path, log_every=50)
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    losses = [float(row.split(",")[2]) for row in rows[1:]]
+    psnr_50 = float(rows[-1].split(",")[-1])
+    assert losses[-1] < losses[0] * 0.7
+    assert psnr_50 > 17  # the noisy picture has 14.2
+
+
+@pytest.mark.parametrize(
+    ("network", "penalties"),
+    [
+        ({}, {"sparsity": "l1", "sparsity_weight": 1.0}),
+        ({"code_activation": "sigmoid"}, {"sparsity": "kl", "sparsity_weight": 1.0, "rho": 0.1}),
+        ({"skips": False, "code_channels": 6}, {"contraction": 1.0}),
+        (
+            {"code_activation": "sigmoid", "skips": False, "noise_map": False},
+            {"sparsity": "kl", "sparsity_weight": 0.1, "contraction": 0.1, "probes": 2},
+        ),
+    ],
+    ids=["l1", "kl", "contractive", "all"],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_penalties_shrink_when_trained(crops, network, penalties, precision):
+    recipe = dataclasses.replace(
+        make(steps=60, batch=4, rate=1e-2),
+        network=dataclasses.replace(TINY.network, **network),
+        penalties=Penalties(**penalties),
+    )
+    trainer = Trainer(recipe, CPU, precision)
+    terms = [trainer.train_step(crops)[1].item() for _ in range(60)]
+    assert terms[0] > 0 and sum(terms[-10:]) < 0.8 * sum(terms[:10])
+
+
+def test_a_batch_must_be_shared_evenly(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
+    with pytest.raises(RecipeError, match="batch of 2 cannot be shared by 3"):
+        Trainer(TINY, CPU)
+
+
+def test_curves_and_validation_are_drawn(crops, photo, tmp_path):
+    Trainer(TINY, CPU, "fp32").run(crops, [photo], tmp_path, log_every=2, validate_every=2)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint.pt", "log.csv", "curves.png", "validation.png"
+    }  # fmt: skip
