@@ -7,7 +7,7 @@ import torch
 import vector_field
 from conftest import CPU, TINY
 
-from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.autoencoder import ConvAutoencoder, join, split
 from denoiser.training.dataset import Crops
 from denoiser.training.recipe import Network, Recipe, Training
 from denoiser.training.trainer import Trainer
@@ -31,6 +31,23 @@ def test_without_skips_everything_passes_through_the_code():
         ruined = [torch.full_like(skip, torch.nan) for skip in skips]
         assert torch.equal(network.decode(code, ruined), expected)
         assert torch.equal(network(image, sigma), expected)
+
+
+def test_phases_are_the_sub_pictures_and_join_again():
+    image = torch.rand(2, 3, 12, 18)
+    parts = split(image, 3)
+    assert parts.shape == (18, 3, 4, 6) and torch.equal(join(parts, 3), image)
+    assert torch.equal(parts[9 + 5], image[1, :, 1::3, 2::3])
+
+
+def test_a_network_with_phases_restores_each_sub_picture_alone():
+    network = ConvAutoencoder(dataclasses.replace(TINY.network, phases=2))
+    image, sigma = torch.rand(1, 3, 16, 32), torch.rand(1, 1, 16, 32)
+    assert network.stride == 8
+    with torch.no_grad():
+        restored = network(image, sigma)
+        alone, _ = network.reconstruct(image[:, :, ::2, 1::2], sigma[:, :, ::2, 1::2])
+    torch.testing.assert_close(restored[:, :, ::2, 1::2], alone)
 
 
 @pytest.mark.parametrize(

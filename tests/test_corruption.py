@@ -8,6 +8,7 @@ from PIL import Image
 from denoiser.training.corruption import (
     KINDS,
     Clip,
+    Correlated,
     Gaussian,
     Grey,
     Jpeg,
@@ -30,6 +31,7 @@ def apply(clean, *steps, seed=0):
     "step",
     [
         Gaussian(sigma=(5, 55)),
+        Correlated(sigma=(5, 55), blur_px=(0, 0.6)),
         Speckle(sigma=(0.05, 0.5)),
         PoissonGaussian(gain=(0.001, 0.05), sigma=(0, 20)),
     ],
@@ -51,6 +53,17 @@ def test_photon_noise_grows_with_the_light():
     _, noisy, _ = apply(ramp, PoissonGaussian(gain=(0.01, 0.01), sigma=(5, 5)))
     expected = 0.01 * ramp[0, 0, 0] + (5 / 255) ** 2
     torch.testing.assert_close(noisy.var((0, 1, 2)), expected, rtol=0.05, atol=0)
+
+
+def test_correlated_noise_is_shared_by_neighbours():
+    blur = 0.8
+    _, noisy, _ = apply(GREY, Correlated(sigma=(20, 20), blur_px=(blur, blur)))
+    noise = (noisy - GREY) / (20 / 255)
+    for lag in (1, 2, 3):  # a blurred white noise has the blur's autocorrelation
+        expected = np.exp(-(lag**2) / (4 * blur**2))
+        for rolled in (noise.roll(lag, 2), noise.roll(lag, 3)):
+            assert (noise * rolled).mean().item() == pytest.approx(expected, abs=0.02)
+    assert (noise[:, 0] * noise[:, 1]).mean().abs() < 0.02  # but not by the channels
 
 
 def test_noises_add_up():
@@ -91,7 +104,13 @@ def test_a_step_is_done_to_its_share_of_the_crops():
 
 
 def test_every_kind_leaves_its_input_alone_and_follows_the_seed():
-    options = {"sigma": (1, 5), "gain": (0.01, 0.02), "density": (0.1, 0.2), "quality": (20, 90)}
+    options = {
+        "blur_px": (0, 1),
+        "sigma": (1, 5),
+        "gain": (0.01, 0.02),
+        "density": (0.1, 0.2),
+        "quality": (20, 90),
+    }
     clean = torch.rand(2, 3, 24, 40)
     before = clean.clone()
     for kind in KINDS.values():

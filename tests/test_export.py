@@ -75,7 +75,9 @@ def test_released_model_holds_its_trained_state():
 
 
 def test_blind_networks_are_exported_without_noise_map(photo, tmp_path):
-    shape = dataclasses.replace(TINY.network, noise_map=False, skips=False, code_channels=3)
+    shape = dataclasses.replace(
+        TINY.network, noise_map=False, skips=False, code_channels=3, phases=2
+    )
     recipe = dataclasses.replace(TINY, network=shape, corruption=())
     path = tmp_path / "blind.onnx"
     options = {"name": "blind", "version": "1", "license": "CC0-1.0"}

@@ -32,6 +32,8 @@ def test_shipped_recipes_load_and_survive_json(path):
         ("[network]\nchannels = []", "channels"),
         ("[network]\nchannels = [8.0, 16]", "whole numbers"),
         ("[network]\nunshuffle = 0", "unshuffle"),
+        ("[network]\nskips = 1", "skips must be true or false"),
+        ("[penalties]\nprobes = 1.5", "probes must be a whole number"),
         ("[network]\ncode_activation = 'tanh'", "code_activation"),
         ("network = 3", "section"),
         ("[penalties]\nsparsity = 'l0'", "sparsity"),

@@ -39,7 +39,7 @@ class ConvAutoencoder(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         channels, factor, width = network.channels, network.unshuffle, network.channels[-1]
-        self.factor, self.stride = factor, network.stride
+        self.factor, self.phases, self.stride = factor, network.phases, network.stride
         self.skips, self.noise_map = network.skips, network.noise_map
         self.head = nn.Conv2d((3 + network.noise_map) * factor**2, channels[0], 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels)
@@ -49,8 +49,10 @@ class ConvAutoencoder(nn.Module):
         self.to_code: nn.Module = nn.Identity()
         self.from_code: nn.Module = nn.Identity()
         if network.code_channels:
-            self.to_code = nn.Conv2d(width, network.code_channels, 1)
+            self.to_code = to_code = nn.Conv2d(width, network.code_channels, 1)
             self.from_code = nn.Conv2d(network.code_channels, width, 1)
+            if network.code_activation == "sigmoid":  # it flattens (Glorot and Bengio 2010)
+                to_code.weight.data.mul_(4)
         self.activation = ACTIVATIONS[network.code_activation]()
         self.ups = nn.ModuleList(
             nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(channels)
@@ -83,7 +85,7 @@ class ConvAutoencoder(nn.Module):
         return F.pixel_shuffle(self.tail(x), self.factor)
 
     def reconstruct(self, image: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Restore, as `forward` does; also give the code, (N, C, H / stride, W / stride)."""
+        """Restore, as `forward` does for one phase; also give the code."""
         code, skips = self.encode(image, sigma)
         restored = self.decode(code, skips).float()
         return (image + restored if self.skips else restored), code
@@ -99,7 +101,34 @@ class ConvAutoencoder(nn.Module):
         Returns:
             (N, 3, H, W) float32, not clipped.
         """
-        return self.reconstruct(image, sigma)[0]
+        if self.phases == 1:
+            return self.reconstruct(image, sigma)[0]
+        sigma = None if sigma is None else split(sigma, self.phases)
+        return join(self.reconstruct(split(image, self.phases), sigma)[0], self.phases)
+
+
+def split(batch: Tensor, phases: int) -> Tensor:
+    """Take a batch apart into interleaved sub-pictures (Zhou et al. 2020).
+
+    Args:
+        batch: (N, C, H, W).
+        phases: Every so many-th row and column make a sub-picture.
+
+    Returns:
+        (N phases^2, C, H / phases, W / phases).
+    """
+    count, channels, height, width = batch.shape
+    cells = F.pixel_unshuffle(batch, phases).reshape(
+        count, channels, phases**2, height // phases, width // phases
+    )
+    return cells.transpose(1, 2).flatten(0, 1)
+
+
+def join(batch: Tensor, phases: int) -> Tensor:
+    """Undo `split`."""
+    total, channels, height, width = batch.shape
+    cells = batch.reshape(total // phases**2, phases**2, channels, height, width)
+    return F.pixel_shuffle(cells.transpose(1, 2).flatten(1, 2), phases)
 
 
 def _blocks(channels: int, count: int) -> nn.Sequential:

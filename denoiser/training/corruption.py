@@ -4,10 +4,12 @@ A recipe lists steps; each is applied in turn to the crops that it is drawn for.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from denoiser.training.jpeg import compress
@@ -97,6 +99,37 @@ class Gaussian(Step):
         """Add sigma * normal."""
         sigma = draw.uniform(self.sigma) / 255
         return Batch(batch.clean, batch.noisy + sigma * draw.normal(), batch.variance + sigma**2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Correlated(Step):
+    """Gaussian noise that neighbouring pixels share, as demosaicing and scaling leave it."""
+
+    kind: str = dataclasses.field(init=False, default="correlated")
+    sigma: Annotated[Range, (0, 255)]
+    """Standard deviation on the 0-255 scale."""
+    blur_px: Annotated[Range, (0, 4)]
+    """Standard deviation of the Gaussian that white noise is blurred with."""
+
+    def apply(self, batch: Batch, draw: Draw) -> Batch:
+        """Blur white noise, crop by crop, and scale it to sigma."""
+        sigma, blur = draw.uniform(self.sigma) / 255, draw.uniform(self.blur_px)
+        reach = math.ceil(3 * self.blur_px[1])
+        place = torch.arange(-reach, reach + 1, device=blur.device)  # (K,)
+        kernel = torch.exp(-(place**2) / (2 * blur.clamp(min=0.01) ** 2))  # (N, 1, 1, K)
+        kernel = kernel / (kernel**2).sum(3, keepdim=True).sqrt()  # keeps the variance
+        noise = draw.normal()
+        count, channels, height, width = noise.shape
+        kernels = kernel.repeat_interleave(channels, 0)
+        noise = noise.reshape(1, count * channels, height, width)
+        for weights, padding in (
+            (kernels, (reach, reach, 0, 0)),
+            (kernels.transpose(2, 3), (0, 0, reach, reach)),
+        ):
+            padded = F.pad(noise, padding, mode="circular")
+            noise = F.conv2d(padded, weights, groups=count * channels)
+        noisy = batch.noisy + sigma * noise.reshape(batch.noisy.shape)
+        return Batch(batch.clean, noisy, batch.variance + sigma**2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,6 +238,7 @@ KINDS: dict[str, type[Step]] = {
     kind.kind: kind
     for kind in (
         Gaussian,
+        Correlated,
         PoissonGaussian,
         Speckle,
         SaltAndPepper,

@@ -31,11 +31,14 @@ class Network:
     """Width of the code; 0 is that of the last level."""
     code_activation: str = "linear"
     """linear, relu or sigmoid."""
+    phases: int = 1
+    """Take the picture apart into phases x phases interleaved ones and restore each alone: noise
+    that neighbouring pixels share becomes white."""
 
     @property
     def stride(self) -> int:
-        """Pixels per position of the code, in each direction."""
-        return self.unshuffle << (len(self.channels) - 1)
+        """Pixels of which height and width must be multiples."""
+        return self.phases * self.unshuffle << (len(self.channels) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +89,22 @@ class Recipe:
     def __post_init__(self) -> None:
         """Reject impossible values now rather than an hour into the run."""
         network, penalties, training = self.network, self.penalties, self.training
-        whole = (*network.channels, network.blocks, network.unshuffle, network.code_channels)
-        whole += (training.steps, training.batch, training.crop_px, training.warmup_steps)
-        if not all(isinstance(value, int) for value in (*whole, penalties.probes)):
-            raise RecipeError(f"recipe {self.name}: channels, counts and sizes are whole numbers")
+        kinds = {int: "a whole number", bool: "true or false", str: "a text"}
+        for section in (network, penalties, training):
+            for field in dataclasses.fields(section):
+                wanted, value = field.type, getattr(section, field.name)
+                if wanted in kinds and type(value) is not wanted:
+                    raise RecipeError(f"recipe {self.name}: {field.name} must be {kinds[wanted]}")
+        if not all(type(width) is int for width in network.channels):
+            raise RecipeError(f"recipe {self.name}: channels must be whole numbers")
         learns_alone = training.supervision == "neighbor2neighbor"
         multiple = max(1, network.stride * (2 if learns_alone else 1)) if network.channels else 1
         checks = {
             "network.channels must be positive": min(network.channels, default=0) > 0,
-            "network.unshuffle must be at least 1": network.unshuffle >= 1,
+            "network.unshuffle and phases must be at least 1": min(
+                network.unshuffle, network.phases
+            )
+            >= 1,
             "network.blocks and code_channels must not be negative": min(
                 network.blocks, network.code_channels
             )

@@ -101,7 +101,7 @@ def validate(
             noisy = clean + level / 255 * torch.randn(clean.shape, generator=generator)
             restored = restore(network, noisy, level, device)
             psnrs.append(-10 * math.log10(F.mse_loss(restored, clean).item() + 1e-12))
-            row += [_to_uint8(noisy), _to_uint8(restored)] if level else [_to_uint8(restored)]
+            row += [to_uint8(noisy), to_uint8(restored)] if level else [to_uint8(restored)]
         scores.append(sum(psnrs) / len(psnrs))
     save_sheet(rows, folder / "validation.png")
     return scores
@@ -117,7 +117,7 @@ def show(
     rows = []
     for picture in pictures[:SHEET_ROWS]:
         noisy = centre(picture, network.stride)
-        rows.append([noisy, _to_uint8(restore(network, to_batch(noisy), 0, device))])
+        rows.append([noisy, to_uint8(restore(network, to_batch(noisy), 0, device))])
     save_sheet(rows, folder / "validation.png")
     return []
 
@@ -152,5 +152,6 @@ def to_batch(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
 
 
-def _to_uint8(batch: Tensor) -> np.ndarray:
+def to_uint8(batch: Tensor) -> np.ndarray:
+    """Clip and round (1, 3, H, W) to (H, W, 3) uint8."""
     return (batch[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from denoiser.errors import InputError, RecipeError, TrainingError
 from denoiser.training import neighbor2neighbor
-from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.autoencoder import ConvAutoencoder, split
 from denoiser.training.corruption import corrupt
 from denoiser.training.dataset import Crops
 from denoiser.training.objective import Objective
@@ -164,7 +164,10 @@ class Trainer:
     def _examples(self, crops: Crops) -> list[Tensor]:
         """Make what the objective takes: this process's share of the step's batch."""
         batch = crops.sample(self.recipe.training.batch, self.generator)
-        clean, noisy, sigma = corrupt(batch, self.recipe.corruption, self.generator)
+        phases = self.recipe.network.phases
+        clean, noisy, sigma = (
+            split(image, phases) for image in corrupt(batch, self.recipe.corruption, self.generator)
+        )
         if self.recipe.training.supervision == "clean":
             examples = [noisy, sigma, clean]
         else:
@@ -174,7 +177,7 @@ class Trainer:
                 for image, choice in ((noisy, first), (sigma, first), (noisy, second))
             ]
             with torch.no_grad():
-                whole = self.model(noisy)
+                whole, _ = self.model.reconstruct(noisy)
             examples.append(
                 neighbor2neighbor.subsample(whole, first)
                 - neighbor2neighbor.subsample(whole, second)
