@@ -219,9 +219,12 @@ def denoise(
         "width": width,
         "height": height,
     }
+    blind = "sigma" not in loaded.contract.inputs
     del loaded  # its memory is needed to encode a large picture
     notes = list(picture.notes)
-    if sigma != "auto" and abs(sigma - level) > 1e-9:
+    if sigma != "auto" and blind:
+        notes.append("the model takes no noise level: --sigma is not used")
+    elif sigma != "auto" and abs(sigma - level) > 1e-9:
         notes.append(f"the model was not trained for that noise: sigma {level * 255:.0f} is used")
     notes += images.write(
         picture,

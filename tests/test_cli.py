@@ -328,3 +328,12 @@ def test_models_lists_cards(run_denoise):
     result = run_denoise("models", command="denoiser")
     assert result.code == 0
     assert "denoise-gaussian-v1 (default)" in result.out and "license" in result.out
+
+
+def test_a_model_without_noise_level_says_that_sigma_is_not_used(run_denoise, tmp_path):
+    blind = tmp_path / "blind.onnx"
+    blind.write_bytes(tiny_onnx(inputs=("image",)))
+    for sigma, warned in (("20", True), ("auto", False)):
+        done = run_denoise(SAMPLE / "noisy.png", tmp_path / f"{sigma}.png", "-m", blind,
+                           "--sigma", sigma)  # fmt: skip
+        assert done.code == 0 and ("--sigma is not used" in done.err) == warned
