@@ -9,7 +9,7 @@ from PIL import Image
 from denoiser.cli import run, say
 from denoiser.errors import ArgumentError
 from denoiser.training.corruption import corrupt
-from denoiser.training.dataset import load_pictures
+from denoiser.training.dataset import read_pictures
 from denoiser.training.recipe import load_recipe
 from denoiser.training.record import to_batch, to_uint8
 
@@ -24,16 +24,14 @@ def main(recipe: Path, images: Path, out: Path, seed: int) -> None:
     if out.exists():
         raise ArgumentError(f"{out} exists: choose another --out")
     steps = load_recipe(recipe).corruption
-    folders = [out / name for name in ("clean", "noisy")]
-    for folder in folders:
-        folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(seed)
-    pictures = load_pictures(images, 1, say)
-    for index, picture in enumerate(pictures):
+    for index, picture in enumerate(read_pictures([images], 1, say)):
         clean, noisy, _ = corrupt(to_batch(picture), steps, generator)
-        for folder, batch in zip(folders, (clean, noisy), strict=True):
-            Image.fromarray(to_uint8(batch)).save(folder / f"{index:05}.png", compress_level=1)
-    say(f"{len(pictures)} pictures in {out}")
+        for name, batch in (("clean", clean), ("noisy", noisy)):
+            path = out / name / f"{index:05}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(to_uint8(batch)).save(path, compress_level=1)
+    say(f"{index + 1} pictures in {out}")
 
 
 if __name__ == "__main__":

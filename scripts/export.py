@@ -1,18 +1,19 @@
 """Export a trained run to ONNX with its card: `export.py RUN/checkpoint.pt models/NAME.onnx`."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import click
 
 from denoiser.cli import run, say
 from denoiser.errors import ArgumentError
-from denoiser.training.dataset import load_pictures
+from denoiser.training.dataset import read_pictures
 from denoiser.training.export import export
 from denoiser.training.recipe import Recipe
 from denoiser.training.trainer import load_checkpoint
 
-SMALLEST_PX = 256
+PICTURES, SMALLEST_PX = 24, 256
 
 
 @click.command(context_settings={"show_default": True})
@@ -22,7 +23,7 @@ SMALLEST_PX = 256
     "--images",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of photographs on which parity is checked and the halo measured.",
+    help=f"Folder of photographs; the first {PICTURES} serve to check parity and measure the halo.",
 )
 @click.option("--version", default="1")
 @click.option("--license", default="Apache-2.0", help="SPDX identifier of the weights' licence.")
@@ -47,7 +48,7 @@ def main(
         for name, value in state["ema"].items()
         if name.startswith("module.")
     }
-    pictures = load_pictures(images, SMALLEST_PX, say)
+    pictures = list(islice(read_pictures([images], SMALLEST_PX, say), PICTURES))
     facts = export(
         recipe,
         weights,

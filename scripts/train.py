@@ -5,6 +5,7 @@ On several GPUs: `torchrun --nproc-per-node N scripts/train.py ...`.
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import click
@@ -13,9 +14,10 @@ from torch import distributed
 
 from denoiser.cli import run, say
 from denoiser.errors import ArgumentError, DeviceError
-from denoiser.training.dataset import Crops, load_pictures
+from denoiser.training.dataset import Crops, read_pictures
 from denoiser.training.export import read_weights
 from denoiser.training.recipe import load_recipe
+from denoiser.training.record import centre
 from denoiser.training.trainer import Trainer
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -57,7 +59,14 @@ RECIPES = Path(__file__).parent / "recipes"
 @click.option("--steps", type=click.IntRange(1), help="Instead of the recipe's.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 = all.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 = torch's own.")
+@click.option(
+    "--budget-mp",
+    type=click.FloatRange(0, min_open=True),
+    default=1000,
+    help="Megapixels of pictures to hold in memory, at 3 bytes each; if there are more, large"
+    " pictures are cut to random windows.",
+)
 def main(
     recipe_name: str | None,
     images: tuple[Path, ...],
@@ -70,6 +79,7 @@ def main(
     device: str,
     precision: str,
     threads: int,
+    budget_mp: float,
 ) -> None:
     """Train a model. Interrupt it whenever you like: --resume goes on where it stopped."""
     path = Path(recipe_name or ("noisy" if noisy else "gaussian"))
@@ -100,20 +110,22 @@ def main(
         if first:
             say(line)
 
-    crop_px = recipe.training.crop_px
-    pictures = [
-        picture for folder in images or noisy for picture in load_pictures(folder, crop_px, tell)
-    ]
-    held_out = load_pictures(validation, recipe.network.stride, tell) if validation else []
-    if noisy and not held_out:
-        held_out = pictures[:8]  # nothing is measured on them
+    crop_px, stride = recipe.training.crop_px, recipe.network.stride
+    pictures = list(read_pictures(images or noisy, crop_px, tell, budget_mp=budget_mp))
+    if validation:
+        held_out = [
+            centre(picture, stride) for picture in read_pictures([validation], stride, tell)
+        ]
+    else:
+        held_out = pictures[:8] if noisy else []  # noisy ones are looked at, not measured
     megapixels = sum(picture.size for picture in pictures) / 3e6
     on = f"{trainer.processes} x {place.type}" if trainer.processes > 1 else str(place)
     tell(f"{len(pictures)} pictures, {megapixels:.0f} megapixels; training on {on}")
     crops = Crops(pictures, crop_px, place)
     del pictures
     trainer.run(crops, held_out, out, report=tell)
-    tell(f"done: export it with scripts/export.py {checkpoint} models/NAME.onnx")
+    folder = validation or (images or noisy)[0]
+    tell(f"done: export it with scripts/export.py {checkpoint} NAME.onnx --images {folder}")
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -122,17 +134,24 @@ def join_processes(device: str) -> tuple[torch.device, bool]:
     """Choose the device, one GPU per process under `torchrun`; also say whether this is the first.
 
     Raises:
-        DeviceError: A GPU was asked for and there is none.
+        ArgumentError: There is no such kind of device.
+        DeviceError: A GPU was asked for and there is none of that number.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError("this torch finds no GPU")
-    if "LOCAL_RANK" not in os.environ:
-        return torch.device(device), True
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ArgumentError(f"unknown device {device!r}: auto, cpu, cuda or cuda:N")
+    launched = distributed.is_torchelastic_launched()
     if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = f"cuda:{os.environ['LOCAL_RANK'] if launched else 0}"
+    elif device != "cpu" and launched:
+        raise ArgumentError("torchrun gives each process its own GPU: --device cuda")
+    if device != "cpu":
+        if int(device.removeprefix("cuda:")) >= torch.cuda.device_count():
+            raise DeviceError(f"this torch finds {torch.cuda.device_count()} GPUs, no {device}")
         torch.cuda.set_device(device)
+    if not launched:
+        return torch.device(device), True
     distributed.init_process_group("gloo" if device == "cpu" else "nccl")
     return torch.device(device), distributed.get_rank() == 0
 

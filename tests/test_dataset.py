@@ -10,7 +10,12 @@ from conftest import CPU, SHIPPED
 from PIL import Image
 
 from denoiser.errors import InputError
-from denoiser.training.dataset import Crops, load_pictures
+from denoiser.training import dataset
+from denoiser.training.dataset import Crops, read_pictures
+
+
+def load(source, smallest_px, report=lambda line: None, **options):
+    return list(read_pictures([source], smallest_px, report, **options))
 
 
 def test_crops_are_mirrored_pieces_of_the_pictures():
@@ -47,19 +52,22 @@ def test_pictures_come_from_folders_and_tars_and_bad_ones_are_named(tmp_path):
     Image.new("RGB", (60, 50)).save(tmp_path / "colour.jpg")
     with tarfile.open(tmp_path / "more.tar", "w") as shard:
         shard.add(nested / "grey.png", "x.png")
-    pictures = load_pictures(tmp_path, 32)
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "nowhere.png"
+        shard.addfile(link)
+    pictures = load(tmp_path, 32)
     assert [picture.shape for picture in pictures] == [(50, 40, 3), (50, 60, 3), (50, 40, 3)]
     (tmp_path / "bad.png").write_bytes(b"?")
     (tmp_path / "._colour.jpg").write_bytes(b"resource fork")
     lines = []
-    assert len(load_pictures(tmp_path, 48, lines.append)) == 1
+    assert len(load(tmp_path, 48, lines.append)) == 1
     assert len(lines) == 3 and "bad.png" in lines[1] and "grey.png is smaller" in lines[0]
     (tmp_path / "broken.tar").write_bytes(b"?" * 600)
-    with pytest.raises(InputError, match=r"broken\.tar"):
-        load_pictures(tmp_path, 32)
-    assert len(load_pictures(tmp_path / "more.tar", 32)) == 1
+    lines = []
+    assert len(load(tmp_path, 32, lines.append)) == 3 and "broken.tar" in lines[0]
+    assert len(load(tmp_path / "more.tar", 32)) == 1
     with pytest.raises(InputError, match="no pictures"):
-        load_pictures(SHIPPED / "scripts", 32)
+        load(SHIPPED / "scripts", 32)
 
 
 def test_what_cannot_be_read_is_named(photo, tmp_path, monkeypatch):
@@ -79,8 +87,43 @@ def test_what_cannot_be_read_is_named(photo, tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.scandir", refuse)
     lines = []
-    assert len(load_pictures(tmp_path, 32, lines.append)) == 1
+    assert len(load(tmp_path, 32, lines.append)) == 1
     assert lines == [
         f"left out: folder {locked}: Permission denied",
         f"left out: {tmp_path}/dangling.png: No such file or directory",
     ]
+
+
+def test_large_pictures_are_cut_to_fit_the_budget(tmp_path):
+    sizes = {"a": (400, 300), "b": (30, 40), "c": (100, 900), "d": (300, 400)}
+    rows, columns = np.mgrid[:1000, :1000]
+    plane = np.stack([rows % 251, columns % 251, rows // 251 * 4 + columns // 251], 2)
+    for name, (height, width) in sizes.items():
+        Image.fromarray(plane[:height, :width].astype(np.uint8)).save(tmp_path / f"{name}.png")
+    lines = []
+    pictures = load(tmp_path, 32, lines.append, budget_mp=0.04)  # 10000 pixels for each
+    assert len(pictures) == 3 and "b.png is smaller" in lines[0]
+    assert lines[1] == "3 of 3 pictures cut to 0.01 megapixels, to fit memory"
+    for picture, (height, width) in zip(pictures, [sizes[name] for name in "acd"], strict=True):
+        assert 9_500 < picture.shape[0] * picture.shape[1] <= 10_000
+        assert min(picture.shape[:2]) >= 32
+        if height != 100:  # the long one keeps 32 rows
+            assert picture.shape[1] / picture.shape[0] == pytest.approx(width / height, rel=0.03)
+        y, x, far = map(int, picture[0, 0])
+        y, x = y + far // 4 * 251, x + far % 4 * 251
+        original = plane[y : y + picture.shape[0], x : x + picture.shape[1]]
+        assert np.array_equal(picture, original)
+    again = load(tmp_path, 32, budget_mp=0.04)
+    assert all(map(np.array_equal, pictures, again))
+    assert [picture.size for picture in load(tmp_path, 32)] == [360_000, 270_000, 360_000]
+    with pytest.raises(InputError, match=r"4 pictures .* need 0\.07 megapixels, more than 0\.04"):
+        load(tmp_path, 128, budget_mp=0.04)
+
+
+def test_reading_reports_its_progress(photo, tmp_path, monkeypatch):
+    for index in range(3):
+        Image.fromarray(photo).save(tmp_path / f"{index}.png")
+    monkeypatch.setattr(dataset, "REPORT_S", 0)
+    lines = []
+    load(tmp_path, 32, lines.append)
+    assert lines[-1] == "read 2 of 3 files"

@@ -1,8 +1,11 @@
 """Images held as uint8 on the training device; random crops are cut there."""
 
+import dataclasses
+import math
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,8 @@ from torch import Tensor
 
 from denoiser.errors import InputError
 from denoiser.images import SUFFIXES, as_rgb8, read
+
+REPORT_S = 10  # between lines that tell how far reading is
 
 
 class Crops:
@@ -65,49 +70,106 @@ class Crops:
         return self.pixels[index].permute(0, 3, 1, 2).float() / 255
 
 
-def load_pictures(
-    source: Path, smallest_px: int, report: Callable[[str], None] = lambda line: None
-) -> list[np.ndarray]:
-    """Read every picture below a folder, tar shards included.
+def read_pictures(
+    sources: Sequence[Path],
+    smallest_px: int,
+    report: Callable[[str], None] = lambda line: None,
+    *,
+    budget_mp: float = math.inf,
+) -> Iterator[np.ndarray]:
+    """Read every picture below some folders, tar shards included.
 
     Args:
-        source: A folder, walked recursively, or one tar file.
+        sources: Folders, walked recursively, or tar files.
         smallest_px: Pictures with a shorter side are left out.
-        report: Told a line for each file or folder that is left out.
+        report: Told a line for each file or folder that is left out, and now and then the progress.
+        budget_mp: Megapixels that all of them may have. Each may have an equal share; a larger one
+            is cut to a window at a random place.
 
-    Returns:
+    Yields:
         (H, W, 3) uint8 arrays in the order of their names.
 
     Raises:
-        InputError: Nothing is left, or there is no such folder.
+        InputError: There is no such folder, nothing is left, or the budget is too small for
+            windows of `smallest_px`.
     """
-    pictures = []
-    for name, data in _files(source, report):
+    files = [file for source in sources for file in _find(source, report)]
+    share_px = budget_mp * 1e6 / max(1, len(files))
+    if share_px < smallest_px**2:
+        raise InputError(
+            f"{len(files)} pictures of {smallest_px} x {smallest_px} need"
+            f" {len(files) * smallest_px**2 / 1e6:.2f} megapixels, more than {budget_mp:g}"
+        )
+    random = np.random.default_rng(0)
+    count, cut, reported = 0, 0, time.monotonic()
+    for index, file in enumerate(files):
+        if time.monotonic() - reported > REPORT_S:
+            report(f"read {index} of {len(files)} files")
+            reported = time.monotonic()
         try:
-            picture = as_rgb8(read(data, name))
+            picture = as_rgb8(read(file.read(), file.name))
+        except OSError as error:
+            report(f"left out: {file.name}: {error.strerror}")
+            continue
         except InputError as error:
             report(f"left out: {error}")
             continue
         if min(picture.shape[:2]) < smallest_px:
-            report(f"left out: {name} is smaller than {smallest_px} x {smallest_px}")
+            report(f"left out: {file.name} is smaller than {smallest_px} x {smallest_px}")
             continue
-        pictures.append(picture)
-    if not pictures:
-        raise InputError(f"no pictures of {smallest_px} x {smallest_px} or more in {source}")
-    return pictures
+        window = _window(picture, share_px, smallest_px, random)
+        count, cut = count + 1, cut + (window is not picture)
+        yield window
+    if not count:
+        where = ", ".join(map(str, sources))
+        raise InputError(f"no pictures of {smallest_px} x {smallest_px} or more in {where}")
+    if cut:
+        report(f"{cut} of {count} pictures cut to {share_px / 1e6:.2g} megapixels, to fit memory")
 
 
-def _files(source: Path, report: Callable[[str], None]) -> Iterator[tuple[str, bytes]]:
+def _window(
+    picture: np.ndarray, share_px: float, smallest_px: int, random: np.random.Generator
+) -> np.ndarray:
+    """Cut a window of the picture's proportions and at most `share_px` pixels."""
+    height, width = picture.shape[:2]
+    if height * width <= share_px:
+        return picture
+    scale = math.sqrt(share_px / (height * width))
+    rows = max(smallest_px, int(height * scale))
+    columns = min(width, max(smallest_px, int(share_px / rows)))
+    rows = min(rows, int(share_px / columns))
+    y, x = random.integers(height - rows + 1), random.integers(width - columns + 1)
+    return picture[y : y + rows, x : x + columns].copy()
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A picture's bytes: a file's, or a stretch of a tar's."""
+
+    name: str
+    path: Path
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+def _find(source: Path, report: Callable[[str], None]) -> list[_File]:
     if not source.exists():
         raise InputError(f"no such folder: {source}")
+    files = []
     for path in _walk(source, report):
-        try:
-            if path.suffix == ".tar":
-                yield from _members(path)
-            elif path.suffix.lower() in SUFFIXES:
-                yield str(path), path.read_bytes()
-        except OSError as error:
-            report(f"left out: {path}: {error.strerror}")
+        if path.suffix == ".tar":
+            try:
+                files += _members(path)
+            except (OSError, tarfile.TarError) as error:
+                report(f"left out: {path}: {getattr(error, 'strerror', None) or error}")
+        elif path.suffix.lower() in SUFFIXES:
+            files.append(_File(str(path), path))
+    return files
 
 
 def _walk(source: Path, report: Callable[[str], None]) -> list[Path]:
@@ -125,12 +187,10 @@ def _walk(source: Path, report: Callable[[str], None]) -> list[Path]:
     return sorted(paths)
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        with tarfile.open(path) as shard:
-            for member in sorted(shard.getmembers(), key=lambda member: member.name):
-                file = shard.extractfile(member)
-                if file is not None and Path(member.name).suffix.lower() in SUFFIXES:
-                    yield f"{path}:{member.name}", file.read()
-    except tarfile.TarError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+def _members(path: Path) -> list[_File]:
+    with tarfile.open(path, "r:") as shard:
+        return [
+            _File(f"{path}:{member.name}", path, member.offset_data, member.size)
+            for member in sorted(shard.getmembers(), key=lambda member: member.name)
+            if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES
+        ]

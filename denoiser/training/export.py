@@ -136,7 +136,8 @@ def measure_halo(network: ConvAutoencoder, pictures: Sequence[np.ndarray]) -> in
     """
     farthest = 0
     for picture in pictures:
-        side = min(*picture.shape[:2], 512) // (2 * network.stride) * 2 * network.stride
+        step = 2 * network.stride
+        side = max(step, min(*picture.shape[:2], 512) // step * step)
         for level in SIGMAS:
             image, sigma = _noisy(picture, side, side, level)
             half = side // network.stride // 2 * network.stride
