@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import vector_field
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from denoiser.cli import run, say
@@ -22,9 +22,16 @@ from denoiser.errors import ArgumentError
 from denoiser.training import penalties
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import Gaussian
-from denoiser.training.dataset import Crops, load_pictures
+from denoiser.training.dataset import Crops, read_pictures
 from denoiser.training.recipe import Penalties, Recipe, load_recipe
-from denoiser.training.record import VALIDATION_SIGMAS, centre, restore, to_batch, validate
+from denoiser.training.record import (
+    VALIDATION_SIGMAS,
+    centre,
+    restore,
+    to_batch,
+    to_uint8,
+    validate,
+)
 from denoiser.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +39,11 @@ PAGE = ROOT / "docs" / "autoencoders.md"
 PICTURES = ROOT / "docs" / "autoencoders"
 SAMPLE = ROOT / "docs" / "sample" / "clean.png"  # CC0, not among the training pictures
 BEGIN, END = "<!-- written by scripts/compare.py -->\n", "<!-- end -->"
+CPU = torch.device("cpu")
 ACTIVE = 0.1
 """A unit is active where it reaches this share of its largest activation."""
 PROBES = 8
-SHOWN_PX = 144  # side of a crop on the sheet
+SHOWN_PX = 120  # side of a crop on the sheet
 SHOWN_SIGMA = 25
 
 
@@ -72,6 +80,8 @@ def members() -> dict[str, Recipe]:
     noise = (Gaussian(sigma=(0, 55)),)
     controls = {
         "overcomplete": plain,
+        "overcomplete, relu": dataclasses.replace(sparse, penalties=Penalties()),
+        "overcomplete, sigmoid": dataclasses.replace(found["sparse-kl"], penalties=Penalties()),
         "denoising, Gaussian only": dataclasses.replace(denoising, corruption=noise),
         "denoising, no skips": dataclasses.replace(plain, corruption=noise),
         "denoising + sparse-l1, no skips": dataclasses.replace(sparse, corruption=noise),
@@ -84,7 +94,7 @@ def members() -> dict[str, Recipe]:
 
 def measure(network: ConvAutoencoder, pictures: Sequence[np.ndarray], folder: Path) -> Findings:
     """Measure a member on the centres of pictures; the sheet goes to `folder`."""
-    psnr_db = validate(network, pictures, torch.device("cpu"), folder)
+    psnr_db = validate(network, pictures, CPU, folder)
     network.eval()
     side = min(min(picture.shape[:2]) for picture in pictures) - 1  # one pixel to shift by
     side = min(side, 256) // network.stride * network.stride
@@ -144,6 +154,8 @@ def draw_histograms(findings: dict[str, Findings], path: Path) -> None:
         panel.grid(alpha=0.3)
     figure.supxlabel("mean activation of a unit, rho_hat")
     figure.supylabel("units")
+    for panel in axes[len(findings) :]:
+        panel.axis("off")
     figure.savefig(path, dpi=90)
 
 
@@ -153,31 +165,28 @@ def draw_sheet(networks: dict[str, ConvAutoencoder], path: Path) -> None:
     clean = to_batch(centre(picture, 8, 256))
     generator = torch.Generator().manual_seed(SHOWN_SIGMA)
     noisy = clean + SHOWN_SIGMA / 255 * torch.randn(clean.shape, generator=generator)
-    columns: dict[str, tuple[Tensor, Tensor]] = {"in": (clean, noisy)}
+    panels = [("in", clean, noisy)]
     for name, network in networks.items():
-        columns[name] = (
-            restore(network, clean, 0, torch.device("cpu")),
-            restore(network, noisy, SHOWN_SIGMA, torch.device("cpu")),
+        panels.append(
+            (name, restore(network, clean, 0, CPU), restore(network, noisy, SHOWN_SIGMA, CPU))
         )
-    across = math.ceil(len(columns) / 2)
-    figure = Figure(figsize=(across * 2 * SHOWN_PX / 100, 4 * (2 * SHOWN_PX + 24) / 100))
-    grid = figure.subplots(4, across)
-    for axes in grid.ravel():
-        axes.axis("off")
-    figure.subplots_adjust(0.002, 0.002, 0.998, 0.97, 0.015, 0.08)
+    across = math.ceil(len(panels) / 2)
+    side, line = 2 * SHOWN_PX + 4, 2 * SHOWN_PX + 20
+    sheet = Image.new("RGB", (across * side, 4 * line), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     low = (clean.shape[2] - SHOWN_PX) // 2
-    for index, (name, pair) in enumerate(columns.items()):
+    for index, (name, *pair) in enumerate(panels):
         for row, batch in enumerate(pair):
-            axes = grid[2 * (index // across) + row, index % across]
-            crop = batch[0, :, low : low + SHOWN_PX, low : low + SHOWN_PX].clamp(0, 1)
-            axes.imshow(crop.permute(1, 2, 0).numpy(), interpolation="nearest")
-            axes.set_title(f"{name}{', noisy' if row else ', clean'}", fontsize=9)
-    figure.savefig(path, dpi=100)
+            x, y = index % across * side, (2 * (index // across) + row) * line
+            pen.text((x, y + 1), f"{name}: {'noisy' if row else 'clean'} in", "black", font)
+            crop = to_uint8(batch)[low : low + SHOWN_PX, low : low + SHOWN_PX]
+            sheet.paste(Image.fromarray(crop.repeat(2, 0).repeat(2, 1)), (x, y + 18))
+    sheet.save(path, quality=92, subsampling=0)
 
 
 def train(recipe: Recipe, crops: Crops, folder: Path, report: Callable[[str], None]) -> Trainer:
     """Train a member, or take up what is there of it."""
-    trainer = Trainer(recipe, torch.device("cpu"))
+    trainer = Trainer(recipe, CPU)
     if (folder / "checkpoint.pt").exists():
         trainer.resume(folder / "checkpoint.pt")
     if trainer.step < recipe.training.steps:
@@ -203,12 +212,8 @@ def main(
     if steps:
         budget = dataclasses.replace(budget, steps=steps)
     shared = {name: getattr(budget, name) for name in ("steps", "batch", "crop_px")}
-    pictures = [
-        picture for folder in images for picture in load_pictures(folder, budget.crop_px, say)
-    ]
-    crops = Crops(pictures, budget.crop_px, torch.device("cpu"))
-    del pictures
-    others = load_pictures(measured, 257, say)
+    crops = Crops(list(read_pictures(images, budget.crop_px, say)), budget.crop_px, CPU)
+    others = list(read_pictures([measured], 257, say))
     networks, findings = {}, {}
     for name, recipe in chosen.items():
         training = dataclasses.replace(recipe.training, **shared)
@@ -224,7 +229,7 @@ def main(
         return
     PICTURES.mkdir(exist_ok=True)
     draw_histograms(findings, PICTURES / "rho-hat.png")
-    draw_sheet(networks, PICTURES / "sheet.png")
+    draw_sheet(networks, PICTURES / "sheet.jpg")
     vector_field.draw(vector_field.train(), PICTURES / "vector-field.png")
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)

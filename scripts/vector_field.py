@@ -7,7 +7,6 @@ sigma^2 times the gradient of the log density: toward the data. Here the best an
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,8 +35,8 @@ def ideal_change(points: Tensor) -> Tensor:
     return weights @ data - points
 
 
-def train(steps: int = 2000) -> ConvAutoencoder:
-    """Train on a picture whose pixels are the curve's points, with crops of one pixel."""
+def build(steps: int) -> Trainer:
+    """Choose the network: each pixel of a picture is a point."""
     recipe = Recipe(
         "curve",
         Network(channels=(64,), blocks=3, unshuffle=1, noise_map=False),
@@ -47,9 +46,14 @@ def train(steps: int = 2000) -> ConvAutoencoder:
             weight_decay=0,
         ),
     )  # fmt: skip
-    trainer = Trainer(recipe, torch.device("cpu"), "fp32")
+    return Trainer(recipe, torch.device("cpu"), "fp32")
+
+
+def train(steps: int = 2000) -> ConvAutoencoder:
+    """Train on a picture whose pixels are the curve's points, with crops of one pixel."""
+    trainer = build(steps)
     picture = (curve() * 255).round().byte().numpy()[None]  # (1, POINTS, 3)
-    crops = Crops([picture], recipe.training.crop_px, trainer.device)
+    crops = Crops([picture], 1, trainer.device)
     for _ in range(steps):
         trainer.train_step(crops)
     return trainer.averaged.eval()
@@ -78,8 +82,8 @@ def draw(network: ConvAutoencoder, path: Path) -> None:
         strict=True,
     ):
         axes.plot(data[:, 0], data[:, 1], color="tab:orange", linewidth=3, alpha=0.6)
-        x, y = np.array(points[:, :2]).T
-        u, v = np.array(change[:, :2]).T
+        x, y = points[:, :2].numpy().T
+        u, v = change[:, :2].numpy().T
         axes.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=1.5, width=0.003)
         axes.set(aspect="equal", title=title, xticks=[], yticks=[])
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, bbox_inches="tight")

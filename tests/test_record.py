@@ -40,7 +40,11 @@ def test_validation_measures_what_is_restored(photo, tmp_path):
     for level, score in zip((15, 25, 50), scores[1:], strict=True):
         assert score == pytest.approx(20 * np.log10(255 / level), abs=1.5)  # clipping helps
     with Image.open(tmp_path / "validation.png") as sheet:
-        assert sheet.size == (8 * 88, 2 * 88)
+        assert sheet.size == (8 * 256, 2 * 256)
+        assert sheet.getpixel((88, 256 + 88)) == (255, 255, 255)  # beside the smaller picture
+    assert len(validate(network, [photo[:8, :8]] * 9, CPU, tmp_path)) == 4
+    with Image.open(tmp_path / "validation.png") as sheet:
+        assert sheet.size == (8 * 8, 8 * 8)  # eight rows are enough
     assert show(network, [photo], CPU, tmp_path) == []
     with Image.open(tmp_path / "validation.png") as sheet:
         assert sheet.size == (2 * 256, 256)

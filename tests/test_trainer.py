@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import signal
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from conftest import CPU, TINY
 from PIL import Image
 
 from denoiser.errors import InputError, RecipeError, TrainingError
+from denoiser.training.corruption import Correlated, Jpeg
 from denoiser.training.dataset import Crops
 from denoiser.training.recipe import Penalties, Training
 from denoiser.training.trainer import Trainer, learning_rate, load_checkpoint
@@ -30,6 +32,8 @@ def test_schedule_warms_up_and_ends_at_zero():
     rates = [learning_rate(step, training) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1 and rates[100] == 0
     assert all(late <= early for early, late in itertools.pairwise(rates[10:]))
+    short = Training(steps=20, warmup_steps=500, rate=1.0)  # what is left is warm-up enough
+    assert max(learning_rate(step, short) for step in range(20)) == 1
 
 
 def test_resumed_training_is_bit_exact(crops, photo, tmp_path):
@@ -94,6 +98,64 @@ def test_divergence_stops_and_keeps_the_checkpoint(crops, tmp_path):
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 0
 
 
+@pytest.mark.parametrize("spike", ["late in the window", "in the last weights"])
+def test_a_run_that_has_just_diverged_is_not_saved(spike, crops, tmp_path, monkeypatch):
+    trainer = Trainer(make(steps=200), CPU, "fp32")
+
+    def step(*_):
+        trainer.step += 1
+        exploding = spike == "late in the window" and trainer.step > 195
+        if spike == "in the last weights" and trainer.step == 200:
+            with torch.no_grad():
+                trainer.model.head.weight[0, 0, 0, 0] = torch.nan
+        return torch.tensor(0.5 if exploding else 0.02), torch.tensor(0.0)
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    with pytest.raises(TrainingError, match="step 200"):
+        trainer.run(crops, [], tmp_path, log_every=100, checkpoint_s=0)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 100
+
+
+def test_an_interrupt_waits_for_the_step_to_be_whole(crops, tmp_path, monkeypatch):
+    straight, stopped = Trainer(TINY, CPU, "fp32"), Trainer(TINY, CPU, "fp32")
+    for _ in range(4):
+        straight.train_step(crops)
+    optimize = stopped.optimizer.step
+
+    def interrupted():
+        optimize()
+        if stopped.step == 2:
+            signal.raise_signal(signal.SIGTERM)  # as from another process
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(stopped.optimizer, "step", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                stopped.run(crops, [], tmp_path)
+        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    resumed = Trainer(TINY, CPU, "fp32")
+    resumed.resume(tmp_path / "checkpoint.pt")
+    assert resumed.step == 3
+    resumed.train_step(crops)
+    assert torch.equal(flat(resumed.ema.state_dict()), flat(straight.ema.state_dict()))
+
+
+def test_corruption_does_not_depend_on_the_precision(crops):
+    steps = (Correlated(sigma=(20, 20), blur_px=(1, 1)), Jpeg(quality=(50, 50)))
+    examples = []
+    for precision in ("fp32", "bf16"):
+        trainer = Trainer(dataclasses.replace(TINY, corruption=steps), CPU, precision)
+        monitored = trainer.objective
+        trainer.objective = lambda *given, monitored=monitored: (
+            examples.append(given), monitored(*given)
+        )[1]  # fmt: skip
+        trainer.train_step(crops)
+    assert all(map(torch.equal, *examples))
+
+
 def test_foreign_checkpoints_are_refused(tmp_path):
     other = Trainer(make(rate=1e-4), CPU, "fp32")
     other.save(tmp_path / "checkpoint.pt")
@@ -137,7 +199,7 @@ def test_penalties_shrink_when_trained(crops, network, penalties, precision):
     )
     trainer = Trainer(recipe, CPU, precision)
     terms = [trainer.train_step(crops)[1].item() for _ in range(60)]
-    assert terms[0] > 0 and sum(terms[-10:]) < 0.8 * sum(terms[:10])
+    assert terms[0] > 0 and sum(terms[-10:]) < 0.4 * sum(terms[:10])
 
 
 def test_a_batch_must_be_shared_evenly(monkeypatch):

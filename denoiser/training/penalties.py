@@ -1,7 +1,7 @@
 """What the family's members add to the loss to shape the code: sparse and contractive terms."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 EXACT_UNITS = 64
 """Up to so many units the contractive term is computed exactly."""
@@ -17,13 +17,18 @@ def kl(code: Tensor, rho: float) -> Tensor:
 
     Args:
         code: (N, C, H, W) activations in (0, 1); a unit is one of the C channels and its mean
-            activation rho_hat is over batch and positions.
+            activation rho_hat is over batch and positions, those of other processes included.
         rho: Mean activation that is wanted, in (0, 1).
 
     Returns:
         A scalar, zero where every unit's mean activation is rho.
     """
-    mean = code.float().mean((0, 2, 3)).clamp(1e-6, 1 - 1e-6)  # rho_hat: (C,)
+    mean = code.float().mean((0, 2, 3))  # rho_hat: (C,)
+    if distributed.is_initialized():  # its value is everybody's, its gradient this process's share
+        everywhere = mean.detach().clone()
+        distributed.all_reduce(everywhere)
+        mean = mean + (everywhere / distributed.get_world_size() - mean.detach())
+    mean = mean.clamp(1e-6, 1 - 1e-6)
     target = torch.full_like(mean, rho)
     divergence = target * (target / mean).log() + (1 - target) * ((1 - target) / (1 - mean)).log()
     return divergence.sum()

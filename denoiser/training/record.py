@@ -85,7 +85,8 @@ def validate(
         network: What to measure.
         pictures: (H, W, 3) uint8, not smaller than the network's stride.
         device: Where to compute.
-        folder: Gets validation.png: a row per picture, clean, then noisy and restored per sigma.
+        folder: Gets validation.png, a row for each of the first `SHEET_ROWS` pictures: clean,
+            then noisy and restored per sigma.
 
     Returns:
         Mean PSNR in dB per level of `VALIDATION_SIGMAS`, noise and result as in the literature:
@@ -96,14 +97,15 @@ def validate(
     for level in VALIDATION_SIGMAS:
         generator = torch.Generator().manual_seed(level)
         psnrs = []
-        for row in rows:
+        for index, row in enumerate(rows):
             clean = to_batch(row[0])
             noisy = clean + level / 255 * torch.randn(clean.shape, generator=generator)
             restored = restore(network, noisy, level, device)
             psnrs.append(-10 * math.log10(F.mse_loss(restored, clean).item() + 1e-12))
-            row += [to_uint8(noisy), to_uint8(restored)] if level else [to_uint8(restored)]
+            if index < SHEET_ROWS:
+                row += [to_uint8(noisy), to_uint8(restored)] if level else [to_uint8(restored)]
         scores.append(sum(psnrs) / len(psnrs))
-    save_sheet(rows, folder / "validation.png")
+    save_sheet(rows[:SHEET_ROWS], folder / "validation.png")
     return scores
 
 
@@ -133,10 +135,13 @@ def restore(network: ConvAutoencoder, noisy: Tensor, level: int, device: torch.d
 
 
 def save_sheet(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
-    """Save the first rows of (H, W, 3) uint8 pictures, cut to the smallest of them."""
-    side = min(image.shape[0] for row in rows for image in row)
-    shown = [[image[:side, :side] for image in row] for row in rows[:SHEET_ROWS]]
-    Image.fromarray(np.block([[[image] for image in row] for row in shown])).save(path)
+    """Save rows of square (S, S, 3) uint8 pictures, smaller ones on white."""
+    side = max(len(row[0]) for row in rows)
+    sheet = Image.new("RGB", (side * len(rows[0]), side * len(rows)), "white")
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            sheet.paste(Image.fromarray(image), (x * side, y * side))
+    sheet.save(path)
 
 
 def centre(picture: np.ndarray, stride: int, largest_px: int = 256) -> np.ndarray:

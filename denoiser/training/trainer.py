@@ -1,8 +1,12 @@
 """One training loop: schedule, EMA, checkpoint, resume, several processes."""
 
+import contextlib
+import importlib.util
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +27,14 @@ from denoiser.training.record import Log, draw_curves, show, validate
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 DIVERGED = 10  # a loss this many times the least one so far ends the run
+RECENT = 0.1  # weight of the newest step in the running mean that is watched for it
 
 
 def learning_rate(step: int, training: Training) -> float:
     """Linear warm-up to `training.rate`, then half a cosine down to zero at the last step."""
-    warmup = min(1.0, (step + 1) / max(1, training.warmup_steps))
-    length = max(1, training.steps - training.warmup_steps)
-    progress = min(1.0, max(0, step - training.warmup_steps) / length)
+    warmup_steps = min(training.warmup_steps, training.steps // 4)
+    warmup = min(1.0, (step + 1) / max(1, warmup_steps))
+    progress = min(1.0, max(0, step - warmup_steps) / max(1, training.steps - warmup_steps))
     return training.rate * warmup * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -47,17 +52,39 @@ def _update_ema(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None
 def supports_bf16(device: torch.device) -> bool:
     """Whether bf16 is faster than fp32 on this device (on a CPU: AVX-512 BF16 or AMX)."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM until the block is done, so that no step is half taken."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    held: list[int] = []
+
+    def hold(number: int, _: object) -> None:
+        held.append(number)
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 class Trainer:
     """A training run: its state, and the loop that moves it forward.
 
-    Two runs of the same recipe on the same pictures, device and thread count make the same
+    Two runs of the same recipe on the same pictures, CPU, precision and thread count make the same
     weights, whether or not one of them was stopped and resumed. Under `torchrun` every process
-    takes its share of each batch, so several processes take the steps that one would.
+    takes its share of each batch, so several processes take the steps that one would, apart from
+    rounding and the random probes of a contractive term.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device, precision: str = "auto") -> None:
@@ -91,8 +118,8 @@ class Trainer:
         self.objective: nn.Module = Objective(self.model, recipe, self.generator)
         if self.processes > 1:
             self.objective = DistributedDataParallel(self.objective)
-        if device.type == "cuda" and not recipe.penalties.contraction:
-            # a compiled function cannot be differentiated twice
+        compiles = device.type == "cuda" and importlib.util.find_spec("triton")
+        if compiles and not recipe.penalties.contraction:  # which differentiates twice
             self.objective = torch.compile(self.objective)  # type: ignore[assignment]
 
     @property
@@ -150,16 +177,24 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, training)
         # randomness depends on seed and step alone: nothing to save, the same in every process
-        self.generator.manual_seed(training.seed * 1_000_003 + self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss, penalty = self.objective(*self._examples(crops))
+        seed = training.seed * 1_000_003 + self.step
+        self.generator.manual_seed(seed)
+        examples = self._examples(crops)
+        if self.rank:  # other probes for other crops
+            self.generator.manual_seed(seed + (self.rank << 32))
+        with self._autocast():
+            loss, penalty = self.objective(*examples)
         self.optimizer.zero_grad(set_to_none=True)
         (loss + penalty).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), training.largest_gradient)
-        self.optimizer.step()
-        self.ema.update_parameters(self.model)
-        self.step += 1
+        with _uninterrupted():
+            self.optimizer.step()
+            self.ema.update_parameters(self.model)
+            self.step += 1
         return loss.detach(), penalty.detach()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def _examples(self, crops: Crops) -> list[Tensor]:
         """Make what the objective takes: this process's share of the step's batch."""
@@ -168,24 +203,23 @@ class Trainer:
         clean, noisy, sigma = (
             split(image, phases) for image in corrupt(batch, self.recipe.corruption, self.generator)
         )
+        share = slice(self.rank, None, self.processes)
         if self.recipe.training.supervision == "clean":
-            examples = [noisy, sigma, clean]
+            examples = [noisy[share], sigma[share], clean[share]]
         else:
-            first, second = neighbor2neighbor.draw_pairs(noisy, self.generator)
+            first, second = neighbor2neighbor.draw_pairs(noisy, self.generator)[:, share]
+            noisy = noisy[share].contiguous(memory_format=torch.channels_last)
             examples = [
                 neighbor2neighbor.subsample(image, choice)
-                for image, choice in ((noisy, first), (sigma, first), (noisy, second))
+                for image, choice in ((noisy, first), (sigma[share], first), (noisy, second))
             ]
-            with torch.no_grad():
+            with torch.no_grad(), self._autocast():
                 whole, _ = self.model.reconstruct(noisy)
             examples.append(
                 neighbor2neighbor.subsample(whole, first)
                 - neighbor2neighbor.subsample(whole, second)
             )
-        return [
-            example[self.rank :: self.processes].contiguous(memory_format=torch.channels_last)
-            for example in examples
-        ]
+        return [example.contiguous(memory_format=torch.channels_last) for example in examples]
 
     def run(
         self,
@@ -201,8 +235,8 @@ class Trainer:
         """Train to the recipe's last step.
 
         The first process writes into `folder`: checkpoint.pt, log.csv (one line per `log_every`
-        steps), and at each validation curves.png and validation.png (clean, noisy and restored
-        crops). An interrupt saves a checkpoint first.
+        steps), and every `validate_every` steps curves.png and, of validation pictures clean, noisy
+        and restored, validation.png. An interrupt saves a checkpoint first.
 
         Args:
             crops: Training pictures.
@@ -210,7 +244,7 @@ class Trainer:
                 but for a recipe that learns from noisy ones: they are looked at, not measured.
             folder: Where to write; made if missing.
             log_every: Steps between lines of the log.
-            validate_every: Steps between validations.
+            validate_every: Steps between validations and drawings.
             checkpoint_s: Seconds between checkpoints.
             report: Told a line for the person after every line of the log.
 
@@ -224,54 +258,60 @@ class Trainer:
         log = Log(folder / "log.csv", self.step) if first else None
         pixels_per_step = training.batch * training.crop_px**2
         sums, counted = torch.zeros(2, device=self.device), 0  # of loss and penalty
+        recent = torch.zeros((), device=self.device)  # running mean of both together
         least_loss = math.inf
         started = saved = time.monotonic()
         try:
             while self.step < training.steps:
-                sums += torch.stack(self.train_step(crops))
+                losses = torch.stack(self.train_step(crops))
+                sums += losses
+                recent = losses.sum() if not counted else recent.lerp(losses.sum(), RECENT)
                 counted += 1
                 last = self.step == training.steps
                 if self.step % log_every and not last:
                     continue
-                loss, penalty = self._means(sums, counted)
-                if not loss + penalty < DIVERGED * least_loss:  # or it is NaN
+                loss, penalty, newest = self._mean_of_all(torch.stack([*sums / counted, recent]))
+                good = all(value < DIVERGED * least_loss for value in (loss + penalty, newest))
+                if not good or not self._is_finite():
                     raise TrainingError(
-                        f"loss {loss + penalty:.3g} at step {self.step}: lower the rate"
+                        f"loss {newest:.3g} at step {self.step}: lower the rate"
                         " (the last good checkpoint is kept)"
                     )
                 least_loss = min(least_loss, loss + penalty)
                 speed = counted * pixels_per_step / (time.monotonic() - started)
+                sums.zero_()
+                counted, started = 0, time.monotonic()
+                if first and (last or started - saved > checkpoint_s):
+                    self.save(checkpoint)
+                    saved = started
                 if log:
                     scores: list[float] = []
-                    validating = bool(validation) and (self.step % validate_every == 0 or last)
-                    if validating:
+                    drawing = self.step % validate_every == 0 or last
+                    if validation and drawing:
                         scores = measure(self.averaged, validation, self.device, folder)
                     megapixels = self.step * pixels_per_step / 1e6
                     rate = learning_rate(self.step, training)
                     log.write(self.step, [megapixels, loss, penalty, rate, speed / 1e3, *scores])
-                    if validating or last:
+                    if drawing:
                         draw_curves(log, folder / "curves.png")
                     report(self._progress(loss, penalty, speed, pixels_per_step, scores))
-                sums.zero_()
-                counted, started = 0, time.monotonic()
-                if first and started - saved > checkpoint_s:
-                    self.save(checkpoint)
-                    saved = started
+                    started = time.monotonic()
         except KeyboardInterrupt:
-            if first and (counted == 0 or sums.sum().item() / counted < DIVERGED * least_loss):
+            if first and recent.item() < DIVERGED * least_loss and self._is_finite():
                 self.save(checkpoint)
             raise
-        if first:
-            self.save(checkpoint)
 
-    def _means(self, sums: Tensor, counted: int) -> tuple[float, float]:
-        """Mean loss and penalty over the steps since the last line, and over all processes."""
-        means = sums / counted
+    def _is_finite(self) -> bool:
+        """Whether no weight is infinite or NaN."""
+        return all(bool(weight.isfinite().all()) for weight in self.model.parameters())
+
+    def _mean_of_all(self, values: Tensor) -> list[float]:
+        """Average each value over all processes."""
         if self.processes > 1:
-            distributed.all_reduce(means)
-            means /= self.processes
-        loss, penalty = means.tolist()
-        return loss, penalty
+            distributed.all_reduce(values)
+            values /= self.processes
+        means: list[float] = values.tolist()
+        return means
 
     def _progress(
         self, loss: float, penalty: float, speed: float, pixels_per_step: int, scores: list[float]
@@ -297,8 +337,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         complete = {"recipe", "step", "model", "ema", "optimizer"} <= set(state)
+    except OSError as error:
+        raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error
     except Exception as error:  # torch and pickle raise many kinds
-        raise InputError(f"cannot read checkpoint {path}: {error}") from error
+        raise InputError(f"{path} is damaged or no checkpoint") from error
     if not complete:
         raise InputError(f"{path} is no checkpoint of a training run")
     return state
