@@ -3,7 +3,14 @@ from conftest import SHIPPED
 
 from denoiser.errors import RecipeError
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.corruption import Clip, Gaussian
+from denoiser.training.corruption import (
+    Clip,
+    Correlated,
+    Gaussian,
+    Masking,
+    PoissonGaussian,
+    Speckle,
+)
 from denoiser.training.recipe import Recipe, load_recipe
 
 
@@ -37,10 +44,16 @@ def test_shipped_recipes_load_and_survive_json(path):
         ("[network]\ncode_activation = 'tanh'", "code_activation"),
         ("network = 3", "section"),
         ("[penalties]\nsparsity = 'l0'", "sparsity"),
-        ("[penalties]\nsparsity = 'kl'", "sigmoid"),
+        ("[penalties]\nsparsity = 'kl'\nsparsity_weight = 1", "sigmoid"),
+        ("[penalties]\nsparsity = 'l1'", "sparsity_weight"),
+        ("[penalties]\nsparsity_weight = 0.1", "sparsity_weight"),
         ("[penalties]\ncontraction = -1", "contraction"),
         ("[penalties]\nrho = 1", "rho"),
         ("[training]\nrate = -1", "rate"),
+        ("[training]\nrate = nan", "rate"),
+        ("[training]\nrate = 'fast'", "rate must be a number"),
+        ("[training]\nweight_decay = -1", "weight_decay"),
+        ("[training]\nwarmup_steps = -3", "warmup_steps"),
         ("[training]\nsupervision = 'neighbor2neighbor'", "noise_map = false"),
         ("this is no toml", "no TOML"),
     ],
@@ -52,7 +65,17 @@ def test_bad_recipes_are_refused_with_the_reason(text, words, tmp_path):
         load_recipe(path)
 
 
-def test_sigma_range_spans_the_gaussian_steps():
-    levels = (Gaussian(sigma=(5, 20)), Clip(), Gaussian(sigma=(0, 55), share=0.5))
-    assert Recipe("x", corruption=levels).sigma_range == (0, 55)
-    assert Recipe("x").sigma_range == (0, 255)
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ((), (0, 255)),
+        ((Masking(density=(0, 0.1)),), (0, 255)),
+        ((Gaussian(sigma=(0, 60)), Clip(share=0.1)), (0, 60)),
+        ((Gaussian(sigma=(3, 30)), Correlated(sigma=(4, 40), blur_px=(0, 1))), (5, 50)),
+        ((Gaussian(sigma=(3, 30)), Gaussian(sigma=(4, 40), share=0.5)), (3, 50)),
+        ((PoissonGaussian(gain=(0.01, 0.04), sigma=(2, 10)),), (2, 51.98)),
+        ((Speckle(sigma=(0.1, 2)),), (0, 255)),
+    ],
+)
+def test_sigma_range_is_what_the_steps_add_up_to(steps, expected):
+    assert Recipe("x", corruption=steps).sigma_range == pytest.approx(expected, abs=0.01)

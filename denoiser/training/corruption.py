@@ -46,9 +46,11 @@ class Draw:
         """Uniform in [0, 1), one number per pixel, (N, 1, H, W)."""
         return self._rand(len(self.batch), 1, *self.batch.shape[2:])
 
-    def normal(self) -> Tensor:
-        """Standard normal, one number per value, (N, 3, H, W)."""
-        return torch.randn(self.batch.shape, device=self.batch.device, generator=self.generator)
+    def normal(self, margin: int = 0) -> Tensor:
+        """Standard normal, one number per value, (N, 3, H + 2 margin, W + 2 margin)."""
+        count, channels, height, width = self.batch.shape
+        shape = (count, channels, height + 2 * margin, width + 2 * margin)
+        return torch.randn(shape, device=self.batch.device, generator=self.generator)
 
     def whole(self, count: int) -> int:
         """Pick one whole number in [0, count), the same for all crops."""
@@ -82,6 +84,11 @@ class Step:
                     limits = f"{least:g} <= low <= high <= {most:g}"
                     raise ValueError(f"{field.name} must be [low, high] with {limits}")
 
+    @property
+    def levels(self) -> Range:
+        """Least and largest standard deviation of its noise on the 0-255 scale, light at most 1."""
+        return 0, 0
+
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Corrupt every crop of a batch; the input is not changed."""
         raise NotImplementedError
@@ -94,6 +101,11 @@ class Gaussian(Step):
     kind: str = dataclasses.field(init=False, default="gaussian")
     sigma: Annotated[Range, (0, 255)]
     """Standard deviation on the 0-255 scale."""
+
+    @property
+    def levels(self) -> Range:
+        """Its sigma."""
+        return self.sigma
 
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Add sigma * normal."""
@@ -111,6 +123,11 @@ class Correlated(Step):
     blur_px: Annotated[Range, (0, 4)]
     """Standard deviation of the Gaussian that white noise is blurred with."""
 
+    @property
+    def levels(self) -> Range:
+        """Its sigma."""
+        return self.sigma
+
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Blur white noise, crop by crop, and scale it to sigma."""
         sigma, blur = draw.uniform(self.sigma) / 255, draw.uniform(self.blur_px)
@@ -118,16 +135,10 @@ class Correlated(Step):
         place = torch.arange(-reach, reach + 1, device=blur.device)  # (K,)
         kernel = torch.exp(-(place**2) / (2 * blur.clamp(min=0.01) ** 2))  # (N, 1, 1, K)
         kernel = kernel / (kernel**2).sum(3, keepdim=True).sqrt()  # keeps the variance
-        noise = draw.normal()
-        count, channels, height, width = noise.shape
-        kernels = kernel.repeat_interleave(channels, 0)
-        noise = noise.reshape(1, count * channels, height, width)
-        for weights, padding in (
-            (kernels, (reach, reach, 0, 0)),
-            (kernels.transpose(2, 3), (0, 0, reach, reach)),
-        ):
-            padded = F.pad(noise, padding, mode="circular")
-            noise = F.conv2d(padded, weights, groups=count * channels)
+        noise = draw.normal(reach).flatten(0, 1)[None]  # (1, 3 N, H + 2 reach, W + 2 reach)
+        kernels = kernel.repeat_interleave(noise.shape[1] // len(kernel), 0)
+        for weights in (kernels, kernels.transpose(2, 3)):
+            noise = F.conv2d(noise, weights, groups=len(weights))
         noisy = batch.noisy + sigma * noise.reshape(batch.noisy.shape)
         return Batch(batch.clean, noisy, batch.variance + sigma**2)
 
@@ -141,6 +152,11 @@ class PoissonGaussian(Step):
     """Value of one photon in [0, 1] units."""
     sigma: Annotated[Range, (0, 255)]
     """Standard deviation of the reading error on the 0-255 scale."""
+
+    @property
+    def levels(self) -> Range:
+        """In the dark only the reading error, in the light both."""
+        return self.sigma[0], math.hypot(255 * math.sqrt(self.gain[1]), self.sigma[1])
 
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Draw photons for the light that is there, then add the reading error."""
@@ -158,6 +174,11 @@ class Speckle(Step):
     kind: str = dataclasses.field(init=False, default="speckle")
     sigma: Annotated[Range, (0, 10)]
     """Standard deviation of the factor."""
+
+    @property
+    def levels(self) -> Range:
+        """In the dark none."""
+        return 0, 255 * self.sigma[1]
 
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Multiply by 1 + sigma * normal."""

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from denoiser.errors import RecipeError
-from denoiser.training.corruption import KINDS, Gaussian, Step
+from denoiser.training.corruption import KINDS, Step
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class Training:
     crop_px: int = 96
     rate: float = 1e-3
     warmup_steps: int = 500
+    """Steps until the full rate; a quarter of all where that is less."""
     weight_decay: float = 1e-4
     largest_gradient: float = 0.25
     """Norm to which the gradient is clipped; a few times what an L1 loss has in good health."""
@@ -89,11 +91,12 @@ class Recipe:
     def __post_init__(self) -> None:
         """Reject impossible values now rather than an hour into the run."""
         network, penalties, training = self.network, self.penalties, self.training
-        kinds = {int: "a whole number", bool: "true or false", str: "a text"}
+        kinds = {int: "a whole number", bool: "true or false", str: "a text", float: "a number"}
         for section in (network, penalties, training):
             for field in dataclasses.fields(section):
                 wanted, value = field.type, getattr(section, field.name)
-                if wanted in kinds and type(value) is not wanted:
+                fits = type(value) is wanted or (wanted is float and type(value) is int)
+                if wanted in kinds and not fits:
                     raise RecipeError(f"recipe {self.name}: {field.name} must be {kinds[wanted]}")
         if not all(type(width) is int for width in network.channels):
             raise RecipeError(f"recipe {self.name}: channels must be whole numbers")
@@ -116,15 +119,16 @@ class Recipe:
                 penalties.sparsity != "kl" or network.code_activation == "sigmoid"
             ),
             "penalties.rho must lie between 0 and 1": 0 < penalties.rho < 1,
-            "penalties.sparsity_weight and contraction must not be negative": min(
-                penalties.sparsity_weight, penalties.contraction
-            )
-            >= 0,
+            "penalties.sparsity needs a sparsity_weight above 0, and none without": (
+                (penalties.sparsity == "none") == (penalties.sparsity_weight == 0)
+                and 0 <= penalties.sparsity_weight < math.inf
+            ),
+            "penalties.contraction must not be negative": 0 <= penalties.contraction < math.inf,
             "penalties.probes must be at least 1": penalties.probes >= 1,
-            "training.rate and largest_gradient must be positive": min(
-                training.rate, training.largest_gradient
-            )
-            > 0,
+            "training.rate must be positive": 0 < training.rate < math.inf,
+            "training.largest_gradient must be positive": training.largest_gradient > 0,
+            "training.warmup_steps must not be negative": training.warmup_steps >= 0,
+            "training.weight_decay must not be negative": 0 <= training.weight_decay < math.inf,
             "training.ema_decay must lie in 0-1": 0 <= training.ema_decay < 1,
             "training.loss must be l1, l2 or charbonnier": training.loss
             in ("l1", "l2", "charbonnier"),
@@ -146,10 +150,10 @@ class Recipe:
 
     @property
     def sigma_range(self) -> tuple[float, float]:
-        """Gaussian noise levels, 0-255, that are trained for; 0-255 if there are none."""
-        ranges = [step.sigma for step in self.corruption if isinstance(step, Gaussian)]
-        lows, highs = zip(*ranges, strict=True) if ranges else ((0.0,), (255.0,))
-        return min(lows), max(highs)
+        """Noise levels, 0-255, that are trained for; 0-255 if there are none."""
+        lows = [step.levels[0] for step in self.corruption if step.share == 1]
+        high = math.hypot(*(step.levels[1] for step in self.corruption))  # variances add up
+        return (math.hypot(*lows), min(high, 255.0)) if high else (0.0, 255.0)
 
     def to_json(self) -> str:
         """Serialise for checkpoints and model metadata; `from_json` reads it back."""
