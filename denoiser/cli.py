@@ -455,6 +455,10 @@ def say(line: str) -> None:
 def run(command: click.Command) -> NoReturn:
     """Run a command; every error becomes one line on stderr and its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidies up as Ctrl-C does
+    known = {parameter.name for parameter in command.params}
+    if "verbose" not in known and not isinstance(command, click.Group):
+        names, text = ["-v", "--verbose"], "Show tracebacks of errors."
+        command.params.append(click.Option(names, is_flag=True, expose_value=False, help=text))
     verbose = any(re.fullmatch("--verbose|-[a-z]*v[a-z]*", word) for word in sys.argv[1:])
     try:
         with command.make_context(command.name, sys.argv[1:]) as context:
