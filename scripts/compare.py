@@ -178,7 +178,7 @@ def draw_sheet(networks: dict[str, ConvAutoencoder], path: Path) -> None:
     for index, (name, *pair) in enumerate(panels):
         for row, batch in enumerate(pair):
             x, y = index % across * side, (2 * (index // across) + row) * line
-            pen.text((x, y + 1), f"{name}: {'noisy' if row else 'clean'} in", "black", font)
+            pen.text((x, y + 1), f"{name}: {'noisy' if row else 'clean'}", "black", font)
             crop = to_uint8(batch)[low : low + SHOWN_PX, low : low + SHOWN_PX]
             sheet.paste(Image.fromarray(crop.repeat(2, 0).repeat(2, 1)), (x, y + 18))
     sheet.save(path, quality=92, subsampling=0)
