@@ -114,19 +114,12 @@ class Gaussian(Step):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Correlated(Step):
+class Correlated(Gaussian):
     """Gaussian noise that neighbouring pixels share, as demosaicing and scaling leave it."""
 
     kind: str = dataclasses.field(init=False, default="correlated")
-    sigma: Annotated[Range, (0, 255)]
-    """Standard deviation on the 0-255 scale."""
     blur_px: Annotated[Range, (0, 4)]
     """Standard deviation of the Gaussian that white noise is blurred with."""
-
-    @property
-    def levels(self) -> Range:
-        """Its sigma."""
-        return self.sigma
 
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Blur white noise, crop by crop, and scale it to sigma."""

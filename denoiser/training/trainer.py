@@ -322,7 +322,8 @@ class Trainer:
         parts = [f"step {self.step}/{steps}", f"loss {loss:.5f}"]
         if penalty:
             parts.append(f"penalty {penalty:.5f}")
-        parts += [f"{speed / 1e3:.0f} kpx/s", f"{left_s / 60:.0f} min left"]
+        left = f"{left_s / 60:.0f} min" if left_s > 99 else f"{left_s:.0f} s"
+        parts += [f"{speed / 1e3:.0f} kpx/s", f"{left} left"]
         if scores:
             parts.append(f"PSNR {' / '.join(f'{score:.2f}' for score in scores)} dB")
         return "  ".join(parts)
