@@ -6,7 +6,9 @@ On several GPUs: `torchrun --nproc-per-node N scripts/train.py ...`.
 import dataclasses
 import os
 import re
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import torch
@@ -127,7 +129,7 @@ def main(
     folder = validation or (images or noisy)[0]
     tell(f"done: export it with scripts/export.py {checkpoint} NAME.onnx --images {folder}")
     if distributed.is_initialized():
-        distributed.destroy_process_group()
+        leave_processes()
 
 
 def join_processes(device: str) -> tuple[torch.device, bool]:
@@ -154,6 +156,19 @@ def join_processes(device: str) -> tuple[torch.device, bool]:
         return torch.device(device), True
     distributed.init_process_group("gloo" if device == "cpu" else "nccl")
     return torch.device(device), distributed.get_rank() == 0
+
+
+def leave_processes() -> NoReturn:
+    """End all processes together, without taking the interpreter down thread by thread.
+
+    Threads of torch that want the interpreter's lock while it ends abort the process now and then
+    ("terminate called without an active exception", pytorch issue 38230).
+    """
+    distributed.barrier()  # the first one validates and draws when the others are done
+    distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
