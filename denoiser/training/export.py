@@ -166,8 +166,10 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
         }
         known = ConvAutoencoder(Recipe.from_json(recipe).network).state_dict()
         return Recipe.from_json(recipe), {name: weights[name] for name in known}
+    except OSError as error:
+        raise ModelError(f"cannot read model {path}: {error.strerror}") from error
     except Exception as error:  # protobuf and onnx raise many kinds
-        raise ModelError(f"{path} holds no trained state: {error}") from error
+        raise ModelError(f"{path} is no model that scripts/export.py wrote") from error
 
 
 def _cycled(pictures: Sequence[np.ndarray], count: int) -> list[np.ndarray]:

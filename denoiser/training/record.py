@@ -59,7 +59,7 @@ def draw_curves(log: Log, path: Path) -> None:
     losses, scores = figure.subplots(1, 2)
     for column in ("loss", "penalty"):
         if any(value for _, value in points[column]):
-            losses.plot(*zip(*points[column], strict=True), label=column, linewidth=1)
+            losses.plot(*zip(*points[column], strict=True), ".-", label=column, linewidth=1, ms=3)
     for sigma in VALIDATION_SIGMAS:
         column = f"psnr_{sigma}_db"
         if points[column]:

@@ -136,7 +136,9 @@ class Trainer:
         try:
             self.model.load_state_dict(weights)
         except RuntimeError as error:
-            raise RecipeError("the weights to start from belong to another network") from error
+            raise RecipeError(
+                "the weights to start from belong to another network: give their --recipe"
+            ) from error
         self.ema.module.load_state_dict(weights)
 
     def save(self, path: Path) -> None:
@@ -161,7 +163,10 @@ class Trainer:
         """
         state = load_checkpoint(path)
         if Recipe.from_json(state["recipe"]) != self.recipe:
-            raise RecipeError(f"{path} was made by another recipe: resume with that one")
+            raise RecipeError(
+                f"{path} was made by another recipe or other --steps: resume with those,"
+                " or export it and start from that with --init"
+            )
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
