@@ -35,8 +35,8 @@ def ideal_change(points: Tensor) -> Tensor:
     return weights @ data - points
 
 
-def build(steps: int) -> Trainer:
-    """Choose the network: each pixel of a picture is a point."""
+def train(steps: int = 2000) -> ConvAutoencoder:
+    """Train on a picture whose pixels are the curve's points, with crops of one pixel."""
     recipe = Recipe(
         "curve",
         Network(channels=(64,), blocks=3, unshuffle=1, noise_map=False),
@@ -46,14 +46,9 @@ def build(steps: int) -> Trainer:
             weight_decay=0,
         ),
     )  # fmt: skip
-    return Trainer(recipe, torch.device("cpu"), "fp32")
-
-
-def train(steps: int = 2000) -> ConvAutoencoder:
-    """Train on a picture whose pixels are the curve's points, with crops of one pixel."""
-    trainer = build(steps)
+    trainer = Trainer(recipe, torch.device("cpu"), "fp32")
     picture = (curve() * 255).round().byte().numpy()[None]  # (1, POINTS, 3)
-    crops = Crops([picture], 1, trainer.device)
+    crops = Crops([picture], recipe.training.crop_px, trainer.device)
     for _ in range(steps):
         trainer.train_step(crops)
     return trainer.averaged.eval()

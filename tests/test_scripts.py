@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import shutil
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_the_comparison_writes_its_page(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "members", lambda: small)
     monkeypatch.setattr(compare, "PAGE", page)
     monkeypatch.setattr(compare, "PICTURES", pictures)
-    monkeypatch.setattr(vector_field, "train", lambda: vector_field.build(1).averaged)
+    monkeypatch.setattr(vector_field, "train", functools.partial(vector_field.train, 1))
     out = tmp_path / "runs"
     arguments = [
         "compare.py", "--images", str(images), "--measure", str(images), "--out", str(out)
