@@ -7,8 +7,11 @@ from PIL import Image
 
 from denoiser.training.corruption import (
     KINDS,
+    Camera,
+    Chroma,
     Clip,
     Correlated,
+    Either,
     Gaussian,
     Grey,
     Jpeg,
@@ -16,7 +19,9 @@ from denoiser.training.corruption import (
     PoissonGaussian,
     SaltAndPepper,
     Speckle,
+    Zoom,
     corrupt,
+    luma,
 )
 from denoiser.training.jpeg import compress
 
@@ -32,6 +37,7 @@ def apply(clean, *steps, seed=0):
     [
         Gaussian(sigma=(5, 55)),
         Correlated(sigma=(5, 55), blur_px=(0, 0.6)),
+        Chroma(sigma=(5, 55), blur_px=(0, 0.6)),
         Speckle(sigma=(0.05, 0.5)),
         PoissonGaussian(gain=(0.001, 0.05), sigma=(0, 20)),
     ],
@@ -111,6 +117,8 @@ def test_every_kind_leaves_its_input_alone_and_follows_the_seed():
         "gain": (0.01, 0.02),
         "density": (0.1, 0.2),
         "quality": (20, 90),
+        "factor": (1.5, 2),
+        "steps": (Clip(), Speckle(sigma=(0.1, 0.2))),
     }
     clean = torch.rand(2, 3, 24, 40)
     before = clean.clone()
@@ -151,3 +159,63 @@ def test_jpeg_steps_differ_from_batch_to_batch(photo):
     batch = torch.from_numpy(photo[200:264, 200:264].copy()).permute(2, 0, 1)[None].float() / 255
     results = [apply(batch, Jpeg(quality=(20, 20)), seed=seed)[1] for seed in range(3)]
     assert not torch.equal(results[0], results[1])
+
+
+def test_chroma_noise_leaves_the_luma_alone():
+    _, noisy, _ = apply(GREY, Chroma(sigma=(20, 20), blur_px=(0.5, 2)))
+    torch.testing.assert_close(luma(noisy), luma(GREY), atol=1e-6, rtol=0)
+
+
+def test_camera_noise_grows_with_the_gain_and_is_shared_by_neighbours():
+    noises = []
+    for shot in (1e-4, 1e-2):
+        clean, noisy, sigma = apply(GREY, Camera(shot=(shot, shot)))
+        assert torch.equal(clean, GREY)
+        noise = noisy - clean
+        torch.testing.assert_close(noise.square().mean((1, 2, 3)).sqrt(), sigma[:, 0, 0, 0])
+        assert noise.mean().abs() < 0.15 * noise.std()  # the tone curve bends
+        noises.append(noise)
+    assert 5 < noises[1].std() / noises[0].std() < 15  # photon noise alone: 10
+    centred = noises[0] - noises[0].mean((2, 3), keepdim=True)
+    shared = (centred[..., 1:] * centred[..., :-1]).mean() / centred.square().mean()
+    assert 0.1 < shared < 0.6  # by demosaicing
+
+
+def test_what_cameras_do_about_noise():
+    def parts(**options):
+        _, noisy, _ = apply(GREY, Camera(shot=(1e-3, 1e-3), **options))
+        noise = noisy - GREY
+        return luma(noise).std().item(), (noise - luma(noise)).std().item()
+
+    grey, colour = parts()
+    assert parts(chroma_blur_px=(2, 2))[1] < 0.5 * colour
+    assert parts(chroma_blur_px=(2, 2))[0] == pytest.approx(grey, rel=1e-3)
+    assert parts(luma_blur_px=(1, 1))[0] < 0.7 * grey
+    assert parts(sharpen=(1, 1))[0] > 1.2 * grey
+
+
+def test_zooming_enlarges_clean_and_noisy_alike():
+    ramp = torch.linspace(0, 1, 32).expand(8, 3, 32, 32).contiguous()
+    clean, noisy, sigma = apply(ramp, Gaussian(sigma=(20, 20)), Zoom(factor=(2, 2)))
+    inner = clean[..., 4:-4]
+    slope = inner[..., 1:] - inner[..., :-1]
+    assert slope.mean().item() == pytest.approx(1 / 62, rel=0.02) and slope.min() > 0.01
+    noise = noisy - clean
+    torch.testing.assert_close(
+        noise.square().mean((1, 2, 3)).sqrt(), sigma[:, 0, 0, 0], rtol=0.3, atol=0
+    )
+    assert sigma.max() < 20 / 255
+    same, _, _ = apply(ramp, Zoom(factor=(1, 1)))
+    torch.testing.assert_close(same, ramp, atol=1e-5, rtol=0)
+
+
+def test_either_divides_the_batch():
+    loud, quiet = Gaussian(sigma=(50, 50)), (Gaussian(sigma=(3, 3)), Gaussian(sigma=(4, 4)))
+    step = Either(part=0.25, steps=(loud,), otherwise=quiet)
+    _, noisy, sigma = apply(GREY, step)
+    expected = torch.tensor([50.0] * 16 + [5.0] * 48) / 255
+    torch.testing.assert_close(sigma[:, 0, 0, 0], expected)
+    torch.testing.assert_close((noisy - GREY).std((1, 2, 3)), expected, rtol=0.1, atol=0)
+    assert step.levels == (5, 50)
+    _, untouched, _ = apply(GREY[:1], Either(part=0.5, otherwise=(loud,)))  # rounds to none
+    assert not torch.equal(untouched, GREY[:1])

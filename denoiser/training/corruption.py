@@ -12,7 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoiser.training.jpeg import compress
+from denoiser.training import camera, filters
+from denoiser.training.jpeg import YCBCR, compress
+
+_CHROMA_POWER = 1 + 3 * sum(weight**2 for weight in YCBCR[0])
+# of white noise without its luma, summed over the channels
 
 Range = tuple[float, float]
 """[low, high], drawn uniformly per crop; annotated with the least and the most that it may be."""
@@ -46,9 +50,9 @@ class Draw:
         """Uniform in [0, 1), one number per pixel, (N, 1, H, W)."""
         return self._rand(len(self.batch), 1, *self.batch.shape[2:])
 
-    def normal(self, margin: int = 0) -> Tensor:
-        """Standard normal, one number per value, (N, 3, H + 2 margin, W + 2 margin)."""
-        count, channels, height, width = self.batch.shape
+    def normal(self, margin: int = 0, channels: int = 3) -> Tensor:
+        """Standard normal, one number per value, (N, channels, H + 2 margin, W + 2 margin)."""
+        count, _, height, width = self.batch.shape
         shape = (count, channels, height + 2 * margin, width + 2 * margin)
         return torch.randn(shape, device=self.batch.device, generator=self.generator)
 
@@ -56,6 +60,11 @@ class Draw:
         """Pick one whole number in [0, count), the same for all crops."""
         shape, device = (1,), self.generator.device
         return int(torch.randint(count, shape, device=device, generator=self.generator))
+
+    def crops(self) -> Tensor:
+        """Standard normal, one number per crop, (N, 1, 1, 1)."""
+        shape = (len(self.batch), 1, 1, 1)
+        return torch.randn(shape, device=self.batch.device, generator=self.generator)
 
     def _rand(self, *shape: int) -> Tensor:
         return torch.rand(shape, device=self.batch.device, generator=self.generator)
@@ -123,17 +132,25 @@ class Correlated(Gaussian):
 
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Blur white noise, crop by crop, and scale it to sigma."""
-        sigma, blur = draw.uniform(self.sigma) / 255, draw.uniform(self.blur_px)
-        reach = math.ceil(3 * self.blur_px[1])
-        place = torch.arange(-reach, reach + 1, device=blur.device)  # (K,)
-        kernel = torch.exp(-(place**2) / (2 * blur.clamp(min=0.01) ** 2))  # (N, 1, 1, K)
+        noise, sigma = self._noise(draw), draw.uniform(self.sigma) / 255
+        return Batch(batch.clean, batch.noisy + sigma * noise, batch.variance + sigma**2)
+
+    def _noise(self, draw: Draw) -> Tensor:
+        """(N, 3, H, W) of variance 1."""
+        kernel = filters.gaussian(draw.uniform(self.blur_px), self.blur_px[1])
         kernel = kernel / (kernel**2).sum(3, keepdim=True).sqrt()  # keeps the variance
-        noise = draw.normal(reach).flatten(0, 1)[None]  # (1, 3 N, H + 2 reach, W + 2 reach)
-        kernels = kernel.repeat_interleave(noise.shape[1] // len(kernel), 0)
-        for weights in (kernels, kernels.transpose(2, 3)):
-            noise = F.conv2d(noise, weights, groups=len(weights))
-        noisy = batch.noisy + sigma * noise.reshape(batch.noisy.shape)
-        return Batch(batch.clean, noisy, batch.variance + sigma**2)
+        return filters.convolve(draw.normal(kernel.shape[3] // 2), kernel)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chroma(Correlated):
+    """Blotches of colour: correlated noise that leaves the luma alone."""
+
+    kind: str = dataclasses.field(init=False, default="chroma")
+
+    def _noise(self, draw: Draw) -> Tensor:
+        noise = super()._noise(draw)
+        return (noise - luma(noise)) * math.sqrt(3 / _CHROMA_POWER)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -226,6 +243,127 @@ class Jpeg(Step):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Camera(Step):
+    """Noise of a camera: photons and reading under the colour filters, then all that follows.
+
+    The crop is unprocessed to the light on the sensor (Brooks et al. 2019, see `camera`), and goes
+    back to a picture twice, without noise and with it; the crop gets the difference. So noise is
+    shaped by demosaicing, white balance, colour matrix and curves, but the crop is not softened by
+    them: what demosaicing does to a picture is not noise to be removed.
+    """
+
+    kind: str = dataclasses.field(init=False, default="camera")
+    shot: Annotated[Range, (1e-6, 0.1)] = (1e-4, 0.012)
+    """Variance of the photon noise at full light, drawn uniformly in the logarithm. That of reading
+    follows as Brooks et al. found it on real cameras."""
+    luma_blur_px: Annotated[Range, (0, 4)] = (0, 0)
+    """Standard deviation of a Gaussian that smooths the noise's luma, as denoising in cameras."""
+    chroma_blur_px: Annotated[Range, (0, 4)] = (0, 0)
+    """The same for its chroma."""
+    sharpen: Annotated[Range, (0, 4)] = (0, 0)
+    """Amount of an unsharp mask of radius 1 pixel on the luma."""
+
+    def apply(self, batch: Batch, draw: Draw) -> Batch:
+        """Add the noise that a random camera makes of this picture."""
+        low, high = (math.log(value) for value in self.shot)
+        shot = draw.uniform((low, high))  # its logarithm
+        read = torch.exp(2.18 * shot + 1.2 + 0.26 * draw.crops())
+        taken_by = camera.random_camera(
+            torch.cat([draw.uniform((0.01, 1)) for _ in camera.XYZ_TO_CAMERA], 1).flatten(1),
+            red=draw.uniform((1.9, 2.4)),
+            blue=draw.uniform((1.5, 1.9)),
+            exposure=1 / (0.8 + 0.1 * draw.crops()).clamp(min=0.5),
+        )
+        light = taken_by.unprocess(batch.noisy)
+        masks = camera.bayer(light.shape[2], light.shape[3], draw.whole(4), light.device)
+        mosaic = (light * masks).sum(1, keepdim=True)
+        noise = (torch.exp(shot) * mosaic + read).sqrt() * draw.normal(channels=1)
+        pair = torch.cat([mosaic, (mosaic + noise).clamp(max=1)])  # black has room below
+        method = camera.DEMOSAICING[draw.whole(len(camera.DEMOSAICING))]
+        colours = camera.demosaic(pair, masks, method)
+        quiet, noisy = (taken_by.process(part) for part in colours.chunk(2))
+        noise = noisy - quiet
+        grey = luma(noise)
+        noise = noise - grey
+        if self.chroma_blur_px[1]:
+            width = draw.uniform(self.chroma_blur_px)
+            noise = filters.blur(noise, width, self.chroma_blur_px[1])
+        if self.luma_blur_px[1]:
+            grey = filters.blur(grey, draw.uniform(self.luma_blur_px), self.luma_blur_px[1])
+        if self.sharpen[1]:
+            soft = filters.blur(grey, torch.ones_like(shot), 1)
+            grey = grey + draw.uniform(self.sharpen) * (grey - soft)
+        noise = noise + grey
+        variance = (noise**2).mean((1, 2, 3), keepdim=True)
+        return Batch(batch.clean, batch.noisy + noise, batch.variance + variance)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Zoom(Step):
+    """Crops enlarged: soft as pictures are at the pixel level, and their noise coarse."""
+
+    kind: str = dataclasses.field(init=False, default="zoom")
+    factor: Annotated[Range, (1, 8)]
+    """By how much; what falls off the edges is lost."""
+
+    def apply(self, batch: Batch, draw: Draw) -> Batch:
+        """Take a window at a random place and scale it up (bicubic)."""
+        scale = 1 / draw.uniform(self.factor)[:, :, 0]  # (N, 1, 1)
+        shift_x, shift_y = ((1 - scale) * draw.uniform((-1, 1))[:, :, 0] for _ in range(2))
+        none = torch.zeros_like(scale)
+        rows = [torch.cat(row, 2) for row in ([scale, none, shift_x], [none, scale, shift_y])]
+        both = torch.cat([batch.clean, batch.noisy], 1)
+        grid = F.affine_grid(torch.cat(rows, 1), list(both.shape), align_corners=False)
+        both = F.grid_sample(
+            both, grid, mode="bicubic", padding_mode="reflection", align_corners=False
+        )
+        clean, noisy = both.chunk(2, 1)
+        kept = ((noisy - clean) ** 2).mean((1, 2, 3), keepdim=True)
+        before = ((batch.noisy - batch.clean) ** 2).mean((1, 2, 3), keepdim=True)
+        variance = batch.variance * kept / before.clamp(min=1e-12)  # interpolating averages
+        return Batch(clean.clamp(0, 1), noisy, variance)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Either(Step):
+    """Some crops of every batch go one way, the rest another."""
+
+    kind: str = dataclasses.field(init=False, default="either")
+    part: float = 0.5
+    """Share of the batch, rounded to whole crops, that gets `steps`."""
+    steps: tuple[Step, ...] = ()
+    otherwise: tuple[Step, ...] = ()
+    """What the others get."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible values."""
+        super().__post_init__()
+        if not 0 <= self.part <= 1:
+            raise ValueError("part must lie in 0-1")
+
+    @property
+    def levels(self) -> Range:
+        """The least of the ways that may be quietest, the largest of the loudest."""
+        lows, highs = zip(*(levels_of(way) for way in (self.steps, self.otherwise)), strict=True)
+        return min(lows), max(highs)
+
+    def apply(self, batch: Batch, draw: Draw) -> Batch:
+        """Divide the batch; crops lie in it in no order, so the first are as good as any."""
+        count = round(self.part * len(batch.clean))
+        ways = []
+        for part, steps in ((slice(count), self.steps), (slice(count, None), self.otherwise)):
+            crops = Batch(batch.clean[part], batch.noisy[part], batch.variance[part])
+            if len(crops.clean):
+                ways.append(_apply_all(crops, steps, draw.generator))
+        return Batch(
+            *(
+                torch.cat([getattr(way, name) for way in ways])
+                for name in ("clean", "noisy", "variance")
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip(Step):
     """Values clipped to [0, 1], as files of whole numbers have them."""
 
@@ -258,10 +396,25 @@ KINDS: dict[str, type[Step]] = {
         SaltAndPepper,
         Masking,
         Jpeg,
+        Chroma,
+        Camera,
+        Zoom,
+        Either,
         Clip,
         Grey,
     )
 }
+
+
+def luma(image: Tensor) -> Tensor:
+    """Luma of (N, 3, H, W) by ITU-R BT.601, (N, 1, H, W)."""
+    return (image * image.new_tensor(YCBCR[0])[:, None, None]).sum(1, keepdim=True)
+
+
+def levels_of(steps: Sequence[Step]) -> Range:
+    """Least and largest standard deviation of all the steps' noise together, 0-255."""
+    lows = [step.levels[0] for step in steps if step.share == 1]
+    return math.hypot(*lows), math.hypot(*(step.levels[1] for step in steps))
 
 
 def corrupt(
@@ -281,8 +434,12 @@ def corrupt(
         (salt and pepper, masking, JPEG) does not count.
     """
     count, _, height, width = clean.shape
-    batch = Batch(clean, clean, clean.new_zeros(count, 1, 1, 1))
-    draw = Draw(clean, generator)
+    batch = _apply_all(Batch(clean, clean, clean.new_zeros(count, 1, 1, 1)), steps, generator)
+    return batch.clean, batch.noisy, batch.variance.sqrt().expand(count, 1, height, width)
+
+
+def _apply_all(batch: Batch, steps: Sequence[Step], generator: torch.Generator) -> Batch:
+    draw = Draw(batch.clean, generator)
     for step in steps:
         after = step.apply(batch, draw)
         if step.share < 1:
@@ -294,4 +451,4 @@ def corrupt(
                 )
             )
         batch = after
-    return batch.clean, batch.noisy, batch.variance.sqrt().expand(count, 1, height, width)
+    return batch
