@@ -166,10 +166,10 @@ def draw_sheet(networks: dict[str, ConvAutoencoder], path: Path) -> None:
     generator = torch.Generator().manual_seed(SHOWN_SIGMA)
     noisy = clean + SHOWN_SIGMA / 255 * torch.randn(clean.shape, generator=generator)
     panels = [("in", clean, noisy)]
+    level = torch.full_like(clean[:, :1], SHOWN_SIGMA / 255)
     for name, network in networks.items():
-        panels.append(
-            (name, restore(network, clean, 0, CPU), restore(network, noisy, SHOWN_SIGMA, CPU))
-        )
+        reconstructed = restore(network, clean, 0 * level, CPU)
+        panels.append((name, reconstructed, restore(network, noisy, level, CPU)))
     across = math.ceil(len(panels) / 2)
     side, line = 2 * SHOWN_PX + 4, 2 * SHOWN_PX + 20
     sheet = Image.new("RGB", (across * side, 4 * line), "white")

@@ -35,12 +35,12 @@ def tiny_onnx(
     stride: int = 8,
     halo: int = 8,
     metadata: bool = True,
-    output: str = "restored",
+    outputs: tuple[str, ...] = ("restored",),
 ) -> bytes:
     """A model that returns its image, or what `nodes` make of it."""
     channels = {"image": 3, "sigma": 1}
     graph = helper.make_graph(
-        nodes or [helper.make_node("Identity", [inputs[0]], [output])],
+        nodes or [helper.make_node("Identity", [inputs[0]], [outputs[0]])],
         "tiny",
         [
             helper.make_tensor_value_info(
@@ -48,7 +48,10 @@ def tiny_onnx(
             )
             for name in inputs
         ],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None, None, None])
+            for name in outputs
+        ],
         initializers or [],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -72,6 +75,28 @@ def blur_onnx(radius: int) -> bytes:
     kernel = np.full((3, 1, side, side), 1 / side**2, np.float32)
     node = helper.make_node("Conv", ["image", "kernel"], ["restored"], group=3, pads=[radius] * 4)
     return tiny_onnx([node], initializers=[numpy_helper.from_array(kernel, "kernel")], halo=radius)
+
+
+FOUND = 0.1  # the noise level that `estimating_onnx` finds in every picture
+
+
+def estimating_onnx() -> bytes:
+    """Returns image - noise level: the one it is told or, if negative, a multiple of FOUND."""
+    nodes = [
+        helper.make_node("ReduceMin", ["image"], ["least"], keepdims=1),
+        helper.make_node("Mul", ["least", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "found"], ["noise"]),
+        helper.make_node("Mul", ["sigma", "minus_found"], ["estimated"]),
+        helper.make_node("Less", ["sigma", "zero"], ["unknown"]),
+        helper.make_node("Where", ["unknown", "estimated", "sigma"], ["level"]),
+        helper.make_node("Sub", ["image", "level"], ["restored"]),
+    ]
+    numbers = {"zero": 0, "found": FOUND, "minus_found": -FOUND}
+    initializers = [
+        numpy_helper.from_array(np.full((1, 1, 1, 1), value, np.float32), name)
+        for name, value in numbers.items()
+    ]
+    return tiny_onnx(nodes, initializers=initializers, outputs=("restored", "noise"))
 
 
 def minus_sigma_onnx() -> bytes:

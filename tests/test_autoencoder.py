@@ -106,3 +106,24 @@ def test_a_denoiser_points_toward_the_data():
     before, after = (torch.cdist(place, data).amin(1) for place in (points, points + learned))
     far = before > vector_field.SIGMA
     assert after[far].mean() < before[far].mean() / 4
+
+
+ESTIMATING = dataclasses.replace(TINY.network, estimator=4)
+
+
+def test_no_noise_means_no_change_and_half_the_noise_is_half_the_estimate():
+    torch.manual_seed(0)
+    network = ConvAutoencoder(ESTIMATING)
+    assert network.stride == 8
+    image, level = torch.rand(2, 3, 32, 48), torch.ones(2, 1, 32, 48)
+    with torch.no_grad():
+        assert torch.equal(network(image, 0 * level), image)
+        restored, estimate = network.restore(image, -level)
+        assert not torch.equal(restored, image)
+        assert estimate.shape == (2, 1, 4, 6) and (estimate > 0).all()
+        half, _ = network.noise_level(image, -0.5 * level)
+        whole, _ = network.noise_level(image, -level)
+        torch.testing.assert_close(half, whole / 2)
+        torch.testing.assert_close(network(image, half), network(image, -0.5 * level))
+        given, _ = network.noise_level(image, 0.3 * level)
+        assert torch.equal(given, 0.3 * level)

@@ -7,15 +7,15 @@ from conftest import TINY
 
 from denoiser.training import neighbor2neighbor, penalties
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.objective import Objective, distance
+from denoiser.training.objective import Objective, distance, local_level
 from denoiser.training.recipe import Penalties
 
 
 def test_distances():
-    difference = torch.tensor([0.0, 0.5, -1.0])
-    assert distance(difference, torch.zeros(3), "l1") == pytest.approx(0.5)
-    assert distance(difference, torch.zeros(3), "l2") == pytest.approx(1.25 / 3)
-    charbonnier = distance(difference, torch.zeros(3), "charbonnier").item()
+    restored, target = torch.tensor([0.0, 0.5, -1.0]).reshape(1, 3, 1, 1), torch.zeros(1, 3, 1, 1)
+    assert distance(restored, target, target, "l1") == pytest.approx(0.5)
+    assert distance(restored, target, target, "l2") == pytest.approx(1.25 / 3)
+    charbonnier = distance(restored, target, target, "charbonnier").item()
     assert charbonnier == pytest.approx(np.sqrt(np.array([0, 0.25, 1]) + 1e-6).mean(), abs=1e-6)
 
 
@@ -32,9 +32,41 @@ def test_the_penalties_are_weighted_and_added_up(sparsity, contraction):
     loss, penalty = objective(image.clone(), image[:, :1], target, offset)
 
     restored, code = network.reconstruct(image.requires_grad_())
-    expected = distance(restored, target, "l1")
+    expected = distance(restored, target, image, "l1")
     expected = expected + neighbor2neighbor.regulariser(restored, target, offset)
     torch.testing.assert_close(loss, expected)
     terms = {"none": torch.zeros(()), "l1": penalties.l1(code), "kl": penalties.kl(code, 0.2)}
     norm = penalties.contraction(code, image, torch.Generator().manual_seed(1))
     torch.testing.assert_close(penalty, weight * terms[sparsity] + contraction * norm)
+
+
+def test_crops_with_little_noise_weigh_more_where_that_is_asked_for():
+    target = torch.zeros(2, 3, 4, 4)
+    restored = target + 0.01
+    image = target + torch.tensor([0.0, 30 / 255])[:, None, None, None]  # 30 = 3 x the knee
+    loss = distance(restored, target, image, "weighted-l1").item()
+    assert loss == pytest.approx(0.01 * (1 + 1 / 4) / 2)
+
+
+def test_the_local_level_is_that_of_the_noise():
+    levels = torch.tensor([5.0, 40.0]) / 255  # left and right
+    noise = torch.randn(1, 3, 128, 256, generator=torch.Generator().manual_seed(0))
+    noise = noise * levels.repeat_interleave(128)
+    found = local_level(noise)
+    assert found.shape == (1, 1, 16, 32)
+    torch.testing.assert_close(found[..., :14], levels[:1].expand(1, 1, 16, 14), rtol=0.1, atol=0)
+    torch.testing.assert_close(found[..., 18:], levels[1:].expand(1, 1, 16, 14), rtol=0.1, atol=0)
+
+
+def test_the_estimate_is_learned_along_with_the_picture():
+    shape = dataclasses.replace(TINY.network, estimator=4)
+    recipe = dataclasses.replace(
+        TINY, network=shape, training=dataclasses.replace(TINY.training, estimate_weight=3.0)
+    )
+    network = ConvAutoencoder(shape)
+    target, noise = torch.rand(2, 3, 32, 32), 0.1 * torch.randn(2, 3, 32, 32)
+    image, sigma = target + noise, torch.full((2, 1, 32, 32), -1.0)
+    loss, penalty = Objective(network, recipe, torch.Generator())(image, sigma, target)
+    restored, estimate = network.restore(image, sigma)
+    torch.testing.assert_close(loss, distance(restored, target, image, "l1"))
+    torch.testing.assert_close(penalty, 3 * (estimate - local_level(noise)).abs().mean())

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoiser.training.recipe import Network
+from denoiser.training.recipe import ESTIMATOR_STRIDE, Network
 
+FADE = 2 / 255
+"""Noise level in [0, 1] units below which a network with an estimator fades its change out."""
 ACTIVATIONS = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
@@ -26,6 +28,34 @@ class ResidualBlock(nn.Module):
         return x + change
 
 
+class NoiseEstimator(nn.Module):
+    """Estimates how noisy each place is, as in CBDNet (Guo et al. 2019), at 1/8 resolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(3 * 4**2, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, ESTIMATOR_STRIDE // 4, stride=ESTIMATOR_STRIDE // 4),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 1, 3, padding=1),
+        )
+        for layer in self.layers:
+            if isinstance(
+                layer, nn.Conv2d
+            ):  # torch's own start lets noise fade from layer to layer
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map image (N, 3, H, W) to noise levels (N, 1, H / 8, W / 8) in its units, above 0."""
+        return F.softplus(self.layers(image).float()) / 10
+
+
 class ConvAutoencoder(nn.Module):
     """An autoencoder of plain convolutions.
 
@@ -41,6 +71,7 @@ class ConvAutoencoder(nn.Module):
         channels, factor, width = network.channels, network.unshuffle, network.channels[-1]
         self.factor, self.phases, self.stride = factor, network.phases, network.stride
         self.skips, self.noise_map = network.skips, network.noise_map
+        self.estimator = NoiseEstimator(network.estimator) if network.estimator else None
         self.head = nn.Conv2d((3 + network.noise_map) * factor**2, channels[0], 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels)
         self.downs = nn.ModuleList(
@@ -59,6 +90,25 @@ class ConvAutoencoder(nn.Module):
         )
         self.decoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels[:-1])
         self.tail = nn.Conv2d(channels[0], 3 * factor**2, 3, padding=1)
+
+    def noise_level(self, image: Tensor, sigma: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Find the noise map to restore with.
+
+        Args:
+            image: (N, 3, H, W).
+            sigma: (N, 1, H, W) noise level; -k stands for k times what the estimator finds.
+
+        Returns:
+            (N, 1, H, W) without negative values, and the estimate, (N, 1, H / 8, W / 8); without
+            an estimator `sigma` as it is, and nothing (N, 1, 0, 0).
+        """
+        if self.estimator is None or sigma is None:
+            return sigma, image[:, :1, :0, :0]
+        estimate: Tensor = self.estimator(image)
+        smooth = F.interpolate(
+            estimate, scale_factor=ESTIMATOR_STRIDE, mode="bilinear", align_corners=False
+        )
+        return torch.where(sigma < 0, -sigma * smooth, sigma), estimate
 
     def encode(self, image: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Map image (N, 3, H, W) and sigma (N, 1, H, W) to the code and the skips, finest first."""
@@ -88,6 +138,8 @@ class ConvAutoencoder(nn.Module):
         """Restore, as `forward` does for one phase; also give the code."""
         code, skips = self.encode(image, sigma)
         restored = self.decode(code, skips).float()
+        if self.estimator is not None and sigma is not None:
+            restored = restored * (sigma / FADE).clamp(max=1)  # no noise, no change
         return (image + restored if self.skips else restored), code
 
     def forward(self, image: Tensor, sigma: Tensor | None = None) -> Tensor:
@@ -96,15 +148,20 @@ class ConvAutoencoder(nn.Module):
         Args:
             image: (N, 3, H, W) in [0, 1], unclipped noise allowed; H and W multiples of `stride`.
             sigma: (N, 1, H, W) noise standard deviation, in units of the image; only for a network
-                that takes a noise map.
+                that takes a noise map. With an estimator -k asks for k times its estimate.
 
         Returns:
             (N, 3, H, W) float32, not clipped.
         """
+        return self.restore(image, sigma)[0]
+
+    def restore(self, image: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Restore, and also give the estimated noise map, see `forward` and `noise_level`."""
+        sigma, estimate = self.noise_level(image, sigma)
         if self.phases == 1:
-            return self.reconstruct(image, sigma)[0]
+            return self.reconstruct(image, sigma)[0], estimate
         sigma = None if sigma is None else split(sigma, self.phases)
-        return join(self.reconstruct(split(image, self.phases), sigma)[0], self.phases)
+        return join(self.reconstruct(split(image, self.phases), sigma)[0], self.phases), estimate
 
 
 def split(batch: Tensor, phases: int) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denoiser import catalog, tiles
 from denoiser.engine import Model
@@ -22,6 +22,17 @@ LARGEST_DIFFERENCE = 1e-4
 HALO_DIFFERENCE = 0.1 / 255
 """Between a tile's core and the whole image, for the halo to count as wide enough."""
 SIGMAS = (0, 15, 50)  # noise levels, 0-255, at which parity and halo are checked
+
+
+class _WithNoise(nn.Module):
+    """A network with an estimator as its file has it: the noise map is a second output."""
+
+    def __init__(self, network: ConvAutoencoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.restore(image, sigma)
 
 
 def export(
@@ -87,24 +98,36 @@ def export(
 
 
 def to_onnx(network: ConvAutoencoder, metadata: Mapping[str, str]) -> bytes:
-    """Trace a network and add metadata. Initializers keep the names of the state dictionary."""
+    """Trace a network and add metadata.
+
+    Initializers are named as in the state dictionary, behind `network.` where there is an
+    estimator.
+    """
     side = 4 * network.stride
     inputs = {"image": torch.zeros(1, 3, side, side)}
     if network.noise_map:
         inputs["sigma"] = torch.zeros(1, 1, side, side)
+    outputs = ["restored", "noise"] if network.estimator else ["restored"]
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # the exporter based on torch.export needs onnxscript and cannot say "multiple of 8"
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            network,
+            _WithNoise(network) if network.estimator else network,
             tuple(inputs.values()),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
             input_names=list(inputs),
-            output_names=["restored"],
-            dynamic_axes={name: {0: "N", 2: "H", 3: "W"} for name in (*inputs, "restored")},
+            output_names=outputs,
+            dynamic_axes={
+                name: {
+                    0: "N",
+                    2: "h" if name == "noise" else "H",
+                    3: "w" if name == "noise" else "W",
+                }
+                for name in (*inputs, *outputs)
+            },
         )
     model = onnx.load_from_string(buffer.getvalue())
     onnx.helper.set_model_props(model, dict(metadata))
@@ -115,16 +138,22 @@ def to_onnx(network: ConvAutoencoder, metadata: Mapping[str, str]) -> bytes:
 def largest_difference(
     network: ConvAutoencoder, model: Model, pictures: Sequence[np.ndarray]
 ) -> float:
-    """Largest absolute difference between torch and onnxruntime at three sizes and noise levels."""
+    """Largest absolute difference between torch and onnxruntime at three sizes and noise levels.
+
+    A network with an estimator is also asked to find the level itself; its noise maps count too.
+    """
     sides = ((5, 7), (16, 9), (24, 24))  # in strides; none is the traced size
     worst = 0.0
     for picture, (rows, columns) in zip(_cycled(pictures, 3), sides, strict=True):
         for level in SIGMAS:
             image, sigma = _noisy(picture, rows * network.stride, columns * network.stride, level)
-            with torch.inference_mode():
-                expected = network(image, sigma).numpy()
-            found = model.run(image.numpy(), sigma.numpy())
-            worst = max(worst, float(np.abs(expected - found).max()))
+            for told in _ways(network, sigma):
+                with torch.inference_mode():
+                    expected, noise = network.restore(image, told)
+                found, found_noise = model.run_with_noise(image.numpy(), told.numpy())
+                worst = max(worst, float(np.abs(expected.numpy() - found).max()))
+                if found_noise is not None:
+                    worst = max(worst, float(np.abs(noise.numpy() - found_noise).max()))
     return worst
 
 
@@ -141,13 +170,14 @@ def measure_halo(network: ConvAutoencoder, pictures: Sequence[np.ndarray]) -> in
         for level in SIGMAS:
             image, sigma = _noisy(picture, side, side, level)
             half = side // network.stride // 2 * network.stride
-            with torch.inference_mode():
-                whole = network(image, sigma)[..., half:]
-                alone = network(image[..., half:], sigma[..., half:])
-            columns = (whole - alone).abs().amax((0, 1, 2))  # by distance from the cut
-            differing = torch.nonzero(columns > HALO_DIFFERENCE)
-            if len(differing):
-                farthest = max(farthest, int(differing.max()) + 1)
+            for told in _ways(network, sigma):
+                with torch.inference_mode():
+                    whole = network(image, told)[..., half:]
+                    alone = network(image[..., half:], told[..., half:])
+                columns = (whole - alone).abs().amax((0, 1, 2))  # by distance from the cut
+                differing = torch.nonzero(columns > HALO_DIFFERENCE)
+                if len(differing):
+                    farthest = max(farthest, int(differing.max()) + 1)
     return tiles.padded(farthest, network.stride)
 
 
@@ -161,7 +191,9 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
         model = onnx.load(path)
         recipe = {entry.key: entry.value for entry in model.metadata_props}["recipe"]
         weights = {
-            tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+            tensor.name.removeprefix("network."): torch.from_numpy(
+                onnx.numpy_helper.to_array(tensor).copy()
+            )
             for tensor in model.graph.initializer
         }
         known = ConvAutoencoder(Recipe.from_json(recipe).network).state_dict()
@@ -170,6 +202,13 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
         raise ModelError(f"cannot read model {path}: {error.strerror}") from error
     except Exception as error:  # protobuf and onnx raise many kinds
         raise ModelError(f"{path} is no model that scripts/export.py wrote") from error
+
+
+def _ways(network: ConvAutoencoder, sigma: Tensor) -> list[Tensor]:
+    """What a network may be told: the level, and, if it estimates, nothing or half of that."""
+    if network.estimator is None:
+        return [sigma]
+    return [sigma, torch.full_like(sigma, -1), torch.full_like(sigma, -0.5)]
 
 
 def _cycled(pictures: Sequence[np.ndarray], count: int) -> list[np.ndarray]:

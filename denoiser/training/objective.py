@@ -6,7 +6,10 @@ from torch import Tensor, nn
 
 from denoiser.training import neighbor2neighbor, penalties
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.recipe import Recipe
+from denoiser.training.recipe import ESTIMATOR_STRIDE, Recipe
+
+KNEE = 10 / 255
+"""Noise level in [0, 1] units that halves a crop's weight in weighted-l1."""
 
 
 class Objective(nn.Module):
@@ -23,21 +26,27 @@ class Objective(nn.Module):
 
         Args:
             image: (N, 3, H, W) what the network sees.
-            sigma: (N, 1, H, W) its noise level; ignored by a network without noise map.
+            sigma: (N, 1, H, W) its noise level, -1 if that is to be estimated; ignored by a network
+                without noise map.
             target: (N, 3, H, W) what it should say.
             offset: (N, 3, H, W) how far the target is expected to lie, see `neighbor2neighbor`.
 
         Returns:
-            The loss without penalties, and the weighted penalties; scalars.
+            The loss without penalties, and the weighted penalties, the error of the estimated noise
+            map among them; scalars.
         """
         options = self.recipe.penalties
         if options.contraction:
             image = image.requires_grad_()
-        restored, code = self.network.reconstruct(image, sigma)
-        loss = distance(restored, target, self.recipe.training.loss)
+        noise_map, estimate = self.network.noise_level(image, sigma)
+        restored, code = self.network.reconstruct(image, noise_map)
+        loss = distance(restored, target, image, self.recipe.training.loss)
         if offset is not None:
             loss = loss + neighbor2neighbor.regulariser(restored, target, offset)
         penalty = torch.zeros((), device=image.device)
+        if self.recipe.network.estimator:
+            error = F.l1_loss(estimate, local_level(image - target))
+            penalty = penalty + self.recipe.training.estimate_weight * error
         if options.sparsity == "l1":
             penalty = penalty + options.sparsity_weight * penalties.l1(code)
         elif options.sparsity == "kl":
@@ -48,10 +57,31 @@ class Objective(nn.Module):
         return loss, penalty
 
 
-def distance(restored: Tensor, target: Tensor, name: str) -> Tensor:
-    """L1, L2 (mean square), or Charbonnier sqrt(d^2 + eps^2), eps = 1e-3 (Lai et al. 2017)."""
+def local_level(noise: Tensor) -> Tensor:
+    """Root mean square of noise (N, 3, H, W) over 5 x 5 cells of 8 pixels, (N, 1, H / 8, W / 8)."""
+    power = F.avg_pool2d((noise**2).mean(1, keepdim=True), ESTIMATOR_STRIDE)
+    return F.avg_pool2d(power, 5, 1, 2, count_include_pad=False).sqrt()
+
+
+def distance(restored: Tensor, target: Tensor, image: Tensor, name: str) -> Tensor:
+    """Compute a loss by name.
+
+    Args:
+        restored: (N, 3, H, W).
+        target: (N, 3, H, W).
+        image: (N, 3, H, W) what the network saw.
+        name: "l1", "l2" (mean square), "charbonnier" (sqrt(d^2 + eps^2), eps = 1e-3; Lai et al.
+            2017) or "weighted-l1": crops with little noise count more, as they do in decibels, by
+            c / (c + level), c = 10/255, level the root mean square of image - target.
+
+    Returns:
+        A scalar.
+    """
     if name == "l1":
         return F.l1_loss(restored, target)
     if name == "l2":
         return F.mse_loss(restored, target)
+    if name == "weighted-l1":
+        level = (image.detach() - target).square().mean((1, 2, 3)).sqrt()
+        return ((restored - target).abs().mean((1, 2, 3)) * KNEE / (KNEE + level)).mean()
     return torch.sqrt((restored - target) ** 2 + 1e-6).mean()

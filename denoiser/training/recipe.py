@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from denoiser.errors import RecipeError
-from denoiser.training.corruption import KINDS, Step
+from denoiser.training.corruption import KINDS, Step, levels_of
 
 T = TypeVar("T")
+ESTIMATOR_STRIDE = 8
+"""Pixels of the image per value, in each direction, of an estimated noise map."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Network:
     """Width of the code; 0 is that of the last level."""
     code_activation: str = "linear"
     """linear, relu or sigmoid."""
+    estimator: int = 0
+    """Width of a small network that estimates the noise level where none is given; 0 is none."""
     phases: int = 1
     """Take the picture apart into phases x phases interleaved ones and restore each alone: noise
     that neighbouring pixels share becomes white."""
@@ -39,7 +43,8 @@ class Network:
     @property
     def stride(self) -> int:
         """Pixels of which height and width must be multiples."""
-        return self.phases * self.unshuffle << (len(self.channels) - 1)
+        own = self.phases * self.unshuffle << (len(self.channels) - 1)
+        return math.lcm(own, ESTIMATOR_STRIDE) if self.estimator else own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +77,13 @@ class Training:
     """Norm to which the gradient is clipped; a few times what an L1 loss has in good health."""
     ema_decay: float = 0.999
     loss: str = "l1"
-    """l1, l2 or charbonnier."""
+    """l1, l2, charbonnier or weighted-l1, see `objective.distance`."""
     supervision: str = "clean"
     """clean, or neighbor2neighbor: learn from noisy pictures alone."""
+    told: float = 0.25
+    """Share of the crops whose noise level a network with an estimator is told."""
+    estimate_weight: float = 0.2
+    """Weight of the estimator's error, mean absolute difference of the noise map."""
     seed: int = 0
 
 
@@ -130,8 +139,17 @@ class Recipe:
             "training.warmup_steps must not be negative": training.warmup_steps >= 0,
             "training.weight_decay must not be negative": 0 <= training.weight_decay < math.inf,
             "training.ema_decay must lie in 0-1": 0 <= training.ema_decay < 1,
-            "training.loss must be l1, l2 or charbonnier": training.loss
-            in ("l1", "l2", "charbonnier"),
+            "training.loss must be l1, l2, charbonnier or weighted-l1": training.loss
+            in ("l1", "l2", "charbonnier", "weighted-l1"),
+            "training.told must lie in 0-1": 0 <= training.told <= 1,
+            "training.estimate_weight must not be negative": (
+                0 <= training.estimate_weight < math.inf
+            ),
+            "network.estimator must not be negative": network.estimator >= 0,
+            "network.estimator needs noise_map and skips, and phases = 1": (
+                not network.estimator
+                or (network.noise_map and network.skips and network.phases == 1)
+            ),
             "training.supervision must be clean or neighbor2neighbor": training.supervision
             in ("clean", "neighbor2neighbor"),
             "neighbor2neighbor cannot be told the noise: network.noise_map = false": (
@@ -151,9 +169,8 @@ class Recipe:
     @property
     def sigma_range(self) -> tuple[float, float]:
         """Noise levels, 0-255, that are trained for; 0-255 if there are none."""
-        lows = [step.levels[0] for step in self.corruption if step.share == 1]
-        high = math.hypot(*(step.levels[1] for step in self.corruption))  # variances add up
-        return (math.hypot(*lows), min(high, 255.0)) if high else (0.0, 255.0)
+        low, high = levels_of(self.corruption)
+        return (low, min(high, 255.0)) if high else (0.0, 255.0)
 
     def to_json(self) -> str:
         """Serialise for checkpoints and model metadata; `from_json` reads it back."""
@@ -166,18 +183,24 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe from TOML.
+    """Read a recipe from TOML; `corruption = "other"` takes that of other.toml beside it.
 
     Raises:
         RecipeError: The file is missing, is no TOML, or holds an unknown key or a bad value.
     """
+    table = _read_table(path)
+    if isinstance(other := table.get("corruption"), str):
+        table["corruption"] = _read_table(path.with_name(f"{other}.toml")).get("corruption")
+    return _build(Recipe, {"name": path.stem, **table}, str(path))
+
+
+def _read_table(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} is no TOML: {error}") from error
-    return _build(Recipe, {"name": path.stem, **table}, str(path))
 
 
 def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -193,8 +216,8 @@ def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
             if not isinstance(value, Mapping):
                 raise RecipeError(f"{where}: {name} is a section, not a value")
             value = _build(kind, value, f"{where} [{name}]")
-        elif name == "corruption":
-            value = _steps(value, f"{where} corruption")
+        elif name in ("corruption", "steps", "otherwise") and cls is not Training:
+            value = _steps(value, f"{where} {name}")
         elif isinstance(value, list):
             value = tuple(value)
         values[name] = value

@@ -12,12 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.corruption import Step, corrupt
 
 VALIDATION_SIGMAS = (0, 15, 25, 50)
 """Noise levels on the 0-255 scale; at 0 the PSNR is that of the reconstruction."""
-COLUMNS = ["step", "megapixels", "loss", "penalty", "rate", "kpx_per_s"] + [
-    f"psnr_{sigma}_db" for sigma in VALIDATION_SIGMAS
-]
+LABELS = {f"psnr_{sigma}_db": f"sigma {sigma}" for sigma in VALIDATION_SIGMAS} | {
+    "psnr_own_db": "the recipe's corruption"
+}
+COLUMNS = ["step", "megapixels", "loss", "penalty", "rate", "kpx_per_s", *LABELS]
 SHEET_ROWS = 8
 
 
@@ -60,10 +62,9 @@ def draw_curves(log: Log, path: Path) -> None:
     for column in ("loss", "penalty"):
         if any(value for _, value in points[column]):
             losses.plot(*zip(*points[column], strict=True), ".-", label=column, linewidth=1, ms=3)
-    for sigma in VALIDATION_SIGMAS:
-        column = f"psnr_{sigma}_db"
+    for column, label in LABELS.items():
         if points[column]:
-            scores.plot(*zip(*points[column], strict=True), ".-", label=f"sigma {sigma}")
+            scores.plot(*zip(*points[column], strict=True), ".-", label=label)
     losses.set(yscale="log", ylabel="training loss", xlabel="megapixels seen")
     scores.set(ylabel="validation PSNR (dB)", xlabel="megapixels seen")
     for axes in (losses, scores):
@@ -78,32 +79,50 @@ def validate(
     pictures: Sequence[np.ndarray],
     device: torch.device,
     folder: Path,
+    corruption: Sequence[Step] = (),
 ) -> list[float]:
     """Measure PSNR on the centres of validation pictures, in fp32, with fixed noise.
 
     Args:
-        network: What to measure.
+        network: What to measure; is told the level of Gaussian noise unless it estimates it.
         pictures: (H, W, 3) uint8, not smaller than the network's stride.
         device: Where to compute.
         folder: Gets validation.png, a row for each of the first `SHEET_ROWS` pictures: clean,
-            then noisy and restored per sigma.
+            then noisy and restored per kind of noise.
+        corruption: What the network was trained on, to measure it on that too.
 
     Returns:
         Mean PSNR in dB per level of `VALIDATION_SIGMAS`, noise and result as in the literature:
-        noise not clipped, the result clipped to [0, 1].
+        noise not clipped, the result clipped to [0, 1]. Then that for `corruption`, if there is
+        any, drawn once for each picture.
     """
-    scores = []
-    rows = [[centre(picture, network.stride)] for picture in pictures]
+    centres = [centre(picture, network.stride) for picture in pictures]
+    clean = [to_batch(picture) for picture in centres]
+    cases = []  # clean, noisy, sigma: (1, 3, H, W) or (1, 1, H, W) per picture
     for level in VALIDATION_SIGMAS:
         generator = torch.Generator().manual_seed(level)
+        noisy = [
+            batch + level / 255 * torch.randn(batch.shape, generator=generator) for batch in clean
+        ]
+        sigmas = [torch.full_like(batch[:, :1], level / 255) for batch in clean]
+        cases.append([clean, noisy if level else clean, sigmas])
+    if corruption:  # of all pictures at once, for there are steps that divide a batch
+        side = min(len(picture) for picture in centres)
+        together = torch.cat(
+            [to_batch(centre(picture, network.stride, side)) for picture in centres]
+        )
+        own = corrupt(together, corruption, torch.Generator().manual_seed(0))
+        cases.append([list(part.chunk(len(part))) for part in own])
+    rows, scores = [[picture] for picture in centres], []
+    for case in cases:
         psnrs = []
-        for index, row in enumerate(rows):
-            clean = to_batch(row[0])
-            noisy = clean + level / 255 * torch.randn(clean.shape, generator=generator)
-            restored = restore(network, noisy, level, device)
-            psnrs.append(-10 * math.log10(F.mse_loss(restored, clean).item() + 1e-12))
+        for index, (truth, noisy, sigma) in enumerate(zip(*case, strict=True)):
+            told = -torch.ones_like(sigma) if network.estimator else sigma
+            restored = restore(network, noisy, told, device)
+            psnrs.append(-10 * math.log10(F.mse_loss(restored, truth).item() + 1e-12))
             if index < SHEET_ROWS:
-                row += [to_uint8(noisy), to_uint8(restored)] if level else [to_uint8(restored)]
+                shown = [restored] if noisy is truth else [noisy, restored]
+                rows[index] += [to_uint8(image) for image in shown]
         scores.append(sum(psnrs) / len(psnrs))
     save_sheet(rows[:SHEET_ROWS], folder / "validation.png")
     return scores
@@ -119,14 +138,16 @@ def show(
     rows = []
     for picture in pictures[:SHEET_ROWS]:
         noisy = centre(picture, network.stride)
-        rows.append([noisy, to_uint8(restore(network, to_batch(noisy), 0, device))])
+        batch = to_batch(noisy)
+        rows.append(
+            [noisy, to_uint8(restore(network, batch, torch.zeros_like(batch[:, :1]), device))]
+        )
     save_sheet(rows, folder / "validation.png")
     return []
 
 
-def restore(network: ConvAutoencoder, noisy: Tensor, level: int, device: torch.device) -> Tensor:
-    """Restore a batch (N, 3, H, W) of noise `level`, 0-255; the result is clipped, on the CPU."""
-    sigma = torch.full_like(noisy[:, :1], level / 255)
+def restore(network: ConvAutoencoder, noisy: Tensor, sigma: Tensor, device: torch.device) -> Tensor:
+    """Restore (N, 3, H, W) of noise level (N, 1, H, W); the result is clipped, on the CPU."""
     network.eval()
     with torch.inference_mode():
         restored: Tensor = network(noisy.to(device), sigma.to(device)).cpu().clamp(0, 1)

@@ -130,9 +130,16 @@ class Trainer:
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Start from trained weights, with a fresh optimiser and schedule.
 
+        An estimator that the weights lack starts untrained.
+
         Raises:
             RecipeError: The weights belong to another network.
         """
+        if not any(name.startswith("estimator.") for name in weights):
+            untrained = self.model.state_dict()
+            weights = weights | {
+                name: value for name, value in untrained.items() if name.startswith("estimator.")
+            }
         try:
             self.model.load_state_dict(weights)
         except RuntimeError as error:
@@ -208,6 +215,10 @@ class Trainer:
         clean, noisy, sigma = (
             split(image, phases) for image in corrupt(batch, self.recipe.corruption, self.generator)
         )
+        if self.recipe.network.estimator:
+            chance = torch.rand(len(sigma), device=sigma.device, generator=self.generator)
+            told = chance < self.recipe.training.told
+            sigma = torch.where(told[:, None, None, None], sigma, -torch.ones_like(sigma))
         share = slice(self.rank, None, self.processes)
         if self.recipe.training.supervision == "clean":
             examples = [noisy[share], sigma[share], clean[share]]
@@ -258,7 +269,6 @@ class Trainer:
         """
         folder.mkdir(parents=True, exist_ok=True)
         training, first = self.recipe.training, self.rank == 0
-        measure = validate if training.supervision == "clean" else show
         checkpoint = folder / "checkpoint.pt"
         log = Log(folder / "log.csv", self.step) if first else None
         pixels_per_step = training.batch * training.crop_px**2
@@ -293,7 +303,7 @@ class Trainer:
                     scores: list[float] = []
                     drawing = self.step % validate_every == 0 or last
                     if validation and drawing:
-                        scores = measure(self.averaged, validation, self.device, folder)
+                        scores = self._validate(validation, folder)
                     megapixels = self.step * pixels_per_step / 1e6
                     rate = learning_rate(self.step, training)
                     log.write(self.step, [megapixels, loss, penalty, rate, speed / 1e3, *scores])
@@ -305,6 +315,12 @@ class Trainer:
             if first and recent.item() < DIVERGED * least_loss and self._is_finite():
                 self.save(checkpoint)
             raise
+
+    def _validate(self, pictures: Sequence[np.ndarray], folder: Path) -> list[float]:
+        """Measure on validation pictures, or only show those that nobody has clean."""
+        if self.recipe.training.supervision == "neighbor2neighbor":
+            return show(self.averaged, pictures, self.device, folder)
+        return validate(self.averaged, pictures, self.device, folder, self.recipe.corruption)
 
     def _is_finite(self) -> bool:
         """Whether no weight is infinite or NaN."""
