@@ -28,6 +28,9 @@ class Contract:
     task: str = "denoise"
     stride: int = 1
     """Height and width of a batch must be multiples of it."""
+    estimates: bool = False
+    """Whether it finds the noise level itself where `sigma` is negative: -k asks for k times its
+    estimate, which it also returns."""
     halo: int = 48
     """Context in pixels after which tiled and whole results agree."""
     sigma_range: tuple[float, float] = (0.0, 1.0)
@@ -104,12 +107,22 @@ class Model:
             OutOfMemoryError: The device's memory does not suffice.
             ModelError: The model cannot run on this batch.
         """
+        return self.run_with_noise(image, sigma)[0]
+
+    def run_with_noise(
+        self, image: np.ndarray, sigma: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Restore a batch as `run` does; also return the estimated noise map, if there is one.
+
+        Returns:
+            (N, 3, H, W) float32, and (N, 1, H / s, W / s) float32 from a model that estimates.
+        """
         assert self._session is not None
         feeds = {self._inputs["image"]: image}
         if "sigma" in self._inputs and sigma is not None:
             feeds[self._inputs["sigma"]] = sigma
         try:
-            restored: np.ndarray = self._session.run([self._output], feeds)[0]
+            found: list[np.ndarray] = self._session.run(self._outputs, feeds)
         except Exception as error:  # onnxruntime has no common base class for its errors
             text = str(error)
             if (
@@ -119,7 +132,7 @@ class Model:
             ):
                 raise OutOfMemoryError(f"out of memory on {self.provider}") from error
             raise ModelError(f"{self.name} failed: {text.splitlines()[0]}") from error
-        return restored
+        return found[0], found[1] if len(found) > 1 else None
 
     def _read(self, source: Path | bytes) -> bytes:
         if isinstance(source, bytes):
@@ -174,15 +187,16 @@ class Model:
             unknown = set(inputs) - {"image", "sigma", "hole"}
             if unknown or "image" not in inputs or "restored" not in outputs:
                 raise ModelError(f"{self.name} breaks the model contract: inputs {sorted(inputs)}")
-            self._inputs, self._output = {name: name for name in inputs}, "restored"
-            return _parse_contract(self.name, found, tuple(inputs))
+            self._inputs = {name: name for name in inputs}
+            self._outputs = ["restored"] + [name for name in outputs if name == "noise"]
+            return _parse_contract(self.name, found, tuple(inputs), "noise" in outputs)
         images = [node for node in inputs.values() if len(node.shape) == 4 and node.shape[1] == 3]
         if len(inputs) != 1 or len(images) != 1 or images[0].type != "tensor(float)":
             raise ModelError(
                 f"{self.name} is no restorer: it needs one float32 input of (N, 3, H, W),"
                 f" it has {', '.join(inputs)}"
             )
-        self._inputs, self._output = {"image": images[0].name}, outputs[0]
+        self._inputs, self._outputs = {"image": images[0].name}, outputs[:1]
         return Contract(inputs=("image",), stride=16, name=Path(self.name).stem)
 
     def _start(self, onnx: bytes, providers: list[Any], precision: str) -> None:
@@ -197,7 +211,9 @@ class Model:
             raise ModelError(f"{self.name} is no restorer: {image.shape} became {shape}")
 
 
-def _parse_contract(name: str, found: Mapping[str, str], inputs: tuple[str, ...]) -> Contract:
+def _parse_contract(
+    name: str, found: Mapping[str, str], inputs: tuple[str, ...], estimates: bool
+) -> Contract:
     try:
         low, high = (float(value) for value in found["sigma_range"].split())
         if not (int(found["stride"]) >= 1 and int(found["halo"]) >= 0 and 0 <= low <= high):
@@ -205,6 +221,7 @@ def _parse_contract(name: str, found: Mapping[str, str], inputs: tuple[str, ...]
         return Contract(
             inputs=inputs,
             task=found["task"],
+            estimates=estimates,
             stride=int(found["stride"]),
             halo=int(found["halo"]),
             sigma_range=(low, high),

@@ -60,43 +60,74 @@ def denoise(
         ModelError: The model returned NaN.
         OutOfMemoryError: Not even small tiles fit the device.
     """
+    out = np.empty_like(image) if out is None else out
+    denoise_into(
+        out, image, model, sigma=sigma, strength=strength, tile_px=tile_px, progress=progress
+    )
+    return out
+
+
+def denoise_into(
+    out: np.ndarray,
+    image: np.ndarray,
+    model: Model,
+    *,
+    sigma: float | Literal["auto"] = "auto",
+    strength: float = 1.0,
+    tile_px: int = 0,
+    progress: Progress | None = None,
+) -> float:
+    """Remove noise from an image as `denoise` does.
+
+    Returns:
+        The noise level that was found or given, in [0, 1] units; its mean where it varies. 0 if
+        `strength` is 0 and nobody looked.
+    """
     _check(image, sigma, strength, out)
-    if out is None:
-        out = np.empty_like(image)
     if strength == 0 or image.size == 0:
         out[...] = image
-        return out
+        return 0.0
     source = image[..., None] if image.ndim == 2 else image
     target = out[..., None] if out.ndim == 2 else out
     level = noise_level(source, sigma, model)
+    scales = "sigma" in model.contract.inputs  # what it is told, rather than what it removes
+    told = -1.0 if level is None else level
+    found: list[float] = []
 
     def restore_window(window: np.ndarray) -> np.ndarray:  # (H, W, C) to (H, W, C)
         channels = window.shape[2]
         colour = np.repeat(window, 3, 2) if channels == 1 else window
         batch = np.ascontiguousarray(colour.transpose(2, 0, 1)[None])  # (1, 3, H, W)
-        restored: np.ndarray = model.run(batch, np.full_like(batch[:, :1], level))[0]
-        restored = restored.transpose(1, 2, 0)
+        noise_map = np.full_like(batch[:, :1], told * strength)
+        batch, noise = model.run_with_noise(batch, noise_map)
+        if noise is not None:
+            found.append(float(noise.mean()))
+        restored: np.ndarray = batch[0].transpose(1, 2, 0)
         if not np.isfinite(restored).all():
             raise ModelError("the model returned NaN: try --precision fp32")
         if channels == 1:
-            restored = restored.mean(2, keepdims=True)
-        return restored if strength == 1 else window + np.float32(strength) * (restored - window)
+            restored = np.asarray(restored.mean(2, keepdims=True))
+        if scales or strength == 1:
+            return restored
+        return window + np.float32(strength) * (restored - window)
 
     tile_px = tile_px or _default_tile_px(model)
     while not _tiled(source, target, restore_window, model.contract, tile_px, progress):
         tile_px //= 2
-    return out
+    return float(np.mean(found)) if level is None else level
 
 
-def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model) -> float:
-    """Noise level that a model is told, in [0, 1] units.
+def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model) -> float | None:
+    """Noise level that a model is told, in [0, 1] units; None to let it estimate.
 
     Args:
         image: (H, W, C), as in `denoise`.
-        sigma: A level, or "auto" to take what `estimate_sigma` finds.
+        sigma: A level, or "auto" to take what the model or, if it cannot, `estimate_sigma` finds.
         model: Limits the level to what it was trained for.
     """
     if sigma == "auto":
+        if model.contract.estimates:
+            return None
         level = estimate_sigma(image)
         level = level / white_of(image) if image.dtype.kind == "f" else level
     else:
@@ -130,7 +161,7 @@ def denoise_channels(
         progress: As in `denoise`.
 
     Returns:
-        The noise level that was removed, in [0, 1] units; for ink that of cyan, magenta, yellow.
+        The noise level as `denoise_into` tells it; for ink that of cyan, magenta and yellow.
     """
     colour = pixels[..., :3] if mode in ("RGB", "RGBA", "CMYK") else pixels[..., :1]
     parts = [colour, pixels[..., 3:]] if mode == "CMYK" else [colour]
@@ -139,16 +170,16 @@ def denoise_channels(
     for part in parts:
         if mode == "CMYK":
             np.subtract(full, part, out=part)
-        levels.append(noise_level(part, sigma, model))
-        denoise(
+        level = denoise_into(
+            part,
             part,
             model,
-            sigma=levels[-1],
+            sigma=sigma,
             strength=strength,
             tile_px=tile_px,
-            out=part,
             progress=progress,
         )
+        levels.append(level)
         if mode == "CMYK":
             np.subtract(full, part, out=part)
     return levels[0]

@@ -49,7 +49,7 @@ def test_sigma_reaches_the_model():
 
 
 def test_foreign_model_with_one_image_input_loads():
-    model = Model(tiny_onnx(inputs=("x",), output="y", metadata=False), device="cpu")
+    model = Model(tiny_onnx(inputs=("x",), outputs=("y",), metadata=False), device="cpu")
     image = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
     np.testing.assert_array_equal(model.run(image), image)
 
@@ -60,7 +60,7 @@ def test_foreign_model_with_one_image_input_loads():
         b"",
         b"this is no model",
         tiny_onnx(inputs=("image", "depth")),
-        tiny_onnx(inputs=("a", "b"), output="y", metadata=False),
+        tiny_onnx(inputs=("a", "b"), outputs=("y",), metadata=False),
         tiny_onnx(stride=0),
         tiny_onnx(halo=-1),
         tiny_onnx([helper.make_node("Concat", ["image", "image"], ["restored"], axis=3)]),

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import blur_onnx, minus_sigma_onnx, tiny_onnx
+from conftest import FOUND, blur_onnx, estimating_onnx, minus_sigma_onnx, tiny_onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -53,6 +53,27 @@ def test_released_model_has_no_seams(photo, rng):
     whole = denoise(noisy, model, sigma=25 / 255, tile_px=2000)
     tiled = denoise(noisy, model, sigma=25 / 255, tile_px=256)
     assert np.abs(tiled - whole).max() * 255 <= 0.2
+
+
+@pytest.mark.parametrize(("sigma", "expected"), [("auto", FOUND), (0.2, 0.2)])
+@pytest.mark.parametrize("strength", [1, 0.25])
+def test_a_model_that_estimates_is_told_a_share_of_what_it_finds(sigma, expected, strength):
+    model = Model(estimating_onnx(), device="cpu")
+    assert model.contract.estimates and model.contract.inputs == ("image", "sigma")
+    image = np.full((300, 200, 3), 0.5, np.float32)
+    out = np.empty_like(image)
+    options = {"sigma": sigma, "strength": strength, "tile_px": 128}
+    level = restore.denoise_into(out, image, model, **options)
+    assert level == pytest.approx(expected)
+    np.testing.assert_allclose(out, 0.5 - strength * expected, atol=1e-6)
+    np.testing.assert_array_equal(denoise(image, model, **options), out)
+
+
+def test_a_model_without_noise_level_is_blended():
+    negative = tiny_onnx([helper.make_node("Neg", ["image"], ["restored"])], inputs=("image",))
+    image = random_image((40, 40, 3), np.float32)
+    restored = denoise(image, Model(negative, device="cpu"), strength=0.25)
+    np.testing.assert_allclose(restored, image / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("tile", [72, 128])
@@ -124,10 +145,10 @@ class Cramped:
     def __init__(self, identity, widest_px):
         self.contract, self.widest_px = identity.contract, widest_px
 
-    def run(self, image, sigma):
+    def run_with_noise(self, image, sigma):
         if image.shape[-1] > self.widest_px:
             raise OutOfMemoryError("out of memory")
-        return image
+        return image, None
 
 
 def test_tiles_shrink_until_they_fit_the_device(identity):
