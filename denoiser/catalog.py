@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from denoiser.errors import ModelError
 
-DEFAULT = "denoise-gaussian-v1"
+SIZES = ("fast", "balanced", "best")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,28 +61,56 @@ def read_card(path: Path) -> Card:
         raise ModelError(f"model card {path} is damaged: {error}") from error
 
 
-def find(name: str | None = None) -> Path:
+def find(name: str | None = None, *, gpu: bool = False) -> Path:
     """Find a model's file.
 
     Args:
-        name: A released model's name, a path to an ONNX file, or None for the default.
+        name: "fast", "balanced", "best", a released model's name, a path to an ONNX file, or None
+            for the default.
+        gpu: Whether it will run on a GPU, where the default is the best model rather than the
+            balanced one.
 
     Raises:
         ModelError: There is no such model, or a released one is not what its card says.
     """
-    name = name or DEFAULT
-    if name.lower().endswith(".onnx"):
+    if name and name.lower().endswith(".onnx"):
         path = Path(name)
         if not path.is_file():
             raise ModelError(f"no such model file: {path}")
         return path
-    card = next((card for card in cards() if card.name == name), None)
-    if card is None:
-        known = ", ".join(card.name for card in cards()) or "none"
-        raise ModelError(f"no model {name!r}; released: {known}; or give a path to an .onnx file")
+    known = cards()
+    card = _choose(name, known) if name else default(known, gpu=gpu)
     if not card.path.is_file() or sha256_of(card.path) != card.sha256:
         raise ModelError(f"{card.path} is missing or damaged: reinstall denoiser")
     return card.path
+
+
+def default(known: Sequence[Card], *, gpu: bool = False) -> Card:
+    """Choose from the released models what runs if nobody says which.
+
+    Raises:
+        ModelError: There are none.
+    """
+    for size in ("best", "balanced", "fast")[0 if gpu else 1 :]:
+        if newest := _newest(size, known):
+            return newest
+    raise ModelError("no released models: reinstall denoiser")
+
+
+def _choose(name: str, known: Sequence[Card]) -> Card:
+    card = next((card for card in known if card.name == name), None)
+    card = card or (_newest(name, known) if name in SIZES else None)
+    if card is None:
+        names = ", ".join(card.name for card in known) or "none"
+        raise ModelError(f"no model {name!r}; released: {names}; or give a path to an .onnx file")
+    return card
+
+
+def _newest(size: str, known: Sequence[Card]) -> Card | None:
+    """Find the latest of the models denoise-SIZE-vN."""
+    prefix = f"denoise-{size}-v"
+    versions = [card for card in known if card.name.startswith(prefix)]
+    return max(versions, key=lambda card: int(card.name.removeprefix(prefix)), default=None)
 
 
 def sha256_of(path: Path) -> str:

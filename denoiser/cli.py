@@ -79,7 +79,12 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
-@click.option("-m", "--model", help="A released model's name, or a path to an .onnx file.")
+@click.option(
+    "-m",
+    "--model",
+    metavar="fast|balanced|best|NAME|FILE",
+    help="A released model, or a path to an .onnx file.  [default: balanced; on a GPU best]",
+)
 @click.option(
     "--sigma",
     type=parse_sigma,
@@ -337,10 +342,10 @@ def load(
 ) -> "Model":
     """Find and load a model for the device options."""
     from denoiser import catalog
-    from denoiser.engine import Model
+    from denoiser.engine import Model, works_on_gpu
 
     return Model(
-        catalog.find(name),
+        catalog.find(name, gpu=works_on_gpu(device)),
         device=device,
         require_gpu=require_gpu,
         precision=precision,
@@ -389,8 +394,9 @@ def models(verbose: bool) -> None:
     """List the released models with their cards."""
     from denoiser import catalog
 
-    for card in catalog.cards():
-        default = " (default)" if card.name == catalog.DEFAULT else ""
+    known = catalog.cards()
+    for card in known:
+        default = " (default)" if card == catalog.default(known) else ""
         click.echo(f"{card.name}{default}: {card.summary}")
         for key, value in card.details.items():
             if key not in ("name", "summary"):

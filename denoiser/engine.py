@@ -243,6 +243,11 @@ def _device_index(device: str) -> int | None:
     return int(number or 0)
 
 
+def works_on_gpu(device: str) -> bool:
+    """Whether a model on `device` would run on a GPU, as far as can be told before it is tried."""
+    return device != "cpu" and gpu_problem() is None
+
+
 def gpu_problem() -> str | None:
     """Say why CUDA cannot be used here, or None if nothing speaks against it so far."""
     if CUDA not in _runtime().get_available_providers():

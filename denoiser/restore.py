@@ -107,9 +107,9 @@ def denoise_into(
             raise ModelError("the model returned NaN: try --precision fp32")
         if channels == 1:
             restored = np.asarray(restored.mean(2, keepdims=True))
-        if scales or strength == 1:
-            return restored
-        return window + np.float32(strength) * (restored - window)
+        if not scales and strength < 1:
+            restored = window + np.float32(strength) * (restored - window)
+        return restored
 
     tile_px = tile_px or _default_tile_px(model)
     while not _tiled(source, target, restore_window, model.contract, tile_px, progress):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from denoiser.training.recipe import ESTIMATOR_STRIDE, Network
 
-FADE = 2 / 255
+FADE = 10 / 255
 """Noise level in [0, 1] units below which a network with an estimator fades its change out."""
 ACTIVATIONS = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
@@ -33,23 +33,22 @@ class NoiseEstimator(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.PixelUnshuffle(4),
-            nn.Conv2d(3 * 4**2, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, ESTIMATOR_STRIDE // 4, stride=ESTIMATOR_STRIDE // 4),
-            nn.ReLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(2 * width, 1, 3, padding=1),
-        )
-        for layer in self.layers:
-            if isinstance(
-                layer, nn.Conv2d
-            ):  # torch's own start lets noise fade from layer to layer
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        fine, middle, coarse = width, 2 * width, 4 * width
+        convolutions = [
+            nn.Conv2d(3 * 2**2, fine, 3, padding=1),
+            nn.Conv2d(fine, fine, 3, padding=1),
+            nn.Conv2d(fine, middle, 2, stride=2),
+            nn.Conv2d(middle, middle, 3, padding=1),
+            nn.Conv2d(middle, coarse, 2, stride=2),
+            nn.Conv2d(coarse, coarse, 3, padding=1),
+            nn.Conv2d(coarse, coarse, 3, padding=1),
+            nn.Conv2d(coarse, 1, 3, padding=1),
+        ]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
+        for convolution in convolutions:  # torch's own start lets noise fade from layer to layer
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            layers += [convolution, nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, image: Tensor) -> Tensor:
         """Map image (N, 3, H, W) to noise levels (N, 1, H / 8, W / 8) in its units, above 0."""

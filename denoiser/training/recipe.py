@@ -82,7 +82,7 @@ class Training:
     """clean, or neighbor2neighbor: learn from noisy pictures alone."""
     told: float = 0.25
     """Share of the crops whose noise level a network with an estimator is told."""
-    estimate_weight: float = 0.2
+    estimate_weight: float = 0.1
     """Weight of the estimator's error, mean absolute difference of the noise map."""
     seed: int = 0
 

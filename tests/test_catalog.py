@@ -1,0 +1,50 @@
+import pytest
+from conftest import tiny_onnx
+
+from denoiser import catalog
+from denoiser.errors import ModelError
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch):
+    """Give a function that releases a model into an empty folder."""
+    monkeypatch.setattr(catalog, "folder", lambda: tmp_path)
+
+    def write(name):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(tiny_onnx())
+        card = {
+            "name": name,
+            "summary": "",
+            "license": "CC0-1.0",
+            "sha256": catalog.sha256_of(path),
+        }
+        path.with_suffix(".toml").write_text("".join(f'{k} = "{v}"\n' for k, v in card.items()))
+        return path
+
+    return write
+
+
+def test_sizes_stand_for_their_newest_version(release):
+    paths = [release(f"denoise-fast-v{version}") for version in (2, 10, 9)]
+    assert catalog.find("fast") == paths[1] and catalog.find("denoise-fast-v2") == paths[0]
+    with pytest.raises(ModelError, match="no model 'best'; released: denoise-fast-v10, "):
+        catalog.find("best")
+
+
+def test_the_default_is_balanced_on_a_cpu_and_best_on_a_gpu(release):
+    with pytest.raises(ModelError, match="no released models"):
+        catalog.find()
+    fast = release("denoise-fast-v1")
+    assert catalog.find() == catalog.find(gpu=True) == fast  # rather than nothing
+    balanced = release("denoise-balanced-v1")
+    assert catalog.find() == catalog.find(gpu=True) == balanced
+    best = release("denoise-best-v1")
+    assert catalog.find() == balanced and catalog.find(gpu=True) == best
+
+
+def test_damage_is_noticed(release):
+    path = release("denoise-fast-v1")
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ModelError, match="missing or damaged"):
+        catalog.find("fast")
