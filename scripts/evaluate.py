@@ -7,24 +7,19 @@ folder holds `noisy/` and `clean/`, files matched by name.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import click
 import numpy as np
+import peers
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from denoiser import load_model, restore
+from denoiser import load_model
 from denoiser.cli import run, say
-from denoiser.engine import Model
-from denoiser.errors import ArgumentError, InputError
+from denoiser.errors import InputError
 from denoiser.images import SUFFIXES, as_rgb8, read
-from denoiser.noise import estimate_sigma
-
-Denoiser = Callable[[np.ndarray, float | None], np.ndarray]
-"""(H, W, 3) float32 noisy, and sigma in [0, 1] units or None if unknown -> restored."""
 
 SHEET_PX = 160  # side of a crop on the sheet, before it is doubled
 SHEET_ROWS = 6
@@ -65,40 +60,6 @@ def to_8bit(image: np.ndarray) -> np.ndarray:
     """Clip to [0, 1] and round to uint8."""
     scaled: np.ndarray = np.rint(np.clip(image, 0, 1) * 255)
     return scaled.astype(np.uint8)
-
-
-def ours(noisy: np.ndarray, sigma: float | None, model: Model) -> np.ndarray:
-    """Restore with one of our models."""
-    level: float | Literal["auto"] = "auto" if sigma is None else sigma
-    return restore.denoise(noisy, model, sigma=level)
-
-
-def nlm(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
-    """OpenCV's non-local means for colour, on the clipped 8-bit image that it demands.
-
-    Its strength is half of sigma: the best of 0.2 to 2 times sigma on validation pictures.
-    """
-    import cv2
-
-    level = (estimate_sigma(noisy) if sigma is None else sigma) * 255
-    bgr = to_8bit(noisy)[..., ::-1].copy()
-    restored: np.ndarray = cv2.fastNlMeansDenoisingColored(
-        bgr, None, level * 0.5, level * 0.5, 7, 21
-    )
-    return restored[..., ::-1].astype(np.float32) / 255
-
-
-def bm3d(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
-    """The bm3d package (colour). For non-commercial use: install it yourself to compare."""
-    try:
-        from bm3d import bm3d_rgb
-    except ImportError as error:
-        raise ArgumentError("--peer bm3d needs: pip install bm3d") from error
-    level = estimate_sigma(noisy) if sigma is None else sigma
-    return np.asarray(bm3d_rgb(noisy.astype(np.float64), level), np.float32)
-
-
-PEERS: dict[str, Denoiser] = {"nlm": nlm, "bm3d": bm3d}
 
 
 def gaussian_cases(folder: Path, level: int, limit: int | None) -> Iterator[Case]:
@@ -142,7 +103,8 @@ def sheet_row(case: Case, restored: list[np.ndarray]) -> np.ndarray:
 @click.option("--images", type=click.Path(path_type=Path), required=True)
 @click.option("--pairs", is_flag=True, help="IMAGES holds noisy/ and clean/ instead of clean ones.")
 @click.option("--model", "models", multiple=True, help="Name or .onnx; may be given several times.")
-@click.option("--peer", "peers", multiple=True, type=click.Choice(sorted(PEERS)))
+@click.option("--peer", "chosen", multiple=True, type=click.Choice(peers.NAMES))
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder of FFDNet's weights.")
 @click.option("--sigma", "sigmas", multiple=True, type=int, help="0-255; default 15, 25 and 50.")
 @click.option("--blind", is_flag=True, help="Do not tell the noise level: let it be estimated.")
 @click.option("--limit", type=int, help="Only the first so many pictures.")
@@ -152,7 +114,8 @@ def main(
     images: Path,
     pairs: bool,
     models: tuple[str, ...],
-    peers: tuple[str, ...],
+    chosen: tuple[str, ...],
+    weights: Path | None,
     sigmas: tuple[int, ...],
     blind: bool,
     limit: int | None,
@@ -160,11 +123,11 @@ def main(
     out: Path | None,
 ) -> None:
     """Print PSNR and SSIM per picture and set; write a table and a before/after sheet."""
-    denoisers: dict[str, Denoiser] = {}
-    for name in models or (() if peers else ("denoise-gaussian-v1",)):
+    denoisers: dict[str, peers.Denoiser] = {}
+    for name in models or (() if chosen else ("balanced",)):
         model = load_model(name, device=device)
-        denoisers[Path(name).stem] = functools.partial(ours, model=model)
-    denoisers |= {name: PEERS[name] for name in peers}
+        denoisers[Path(name).stem] = functools.partial(peers.ours, model=model)
+    denoisers |= {name: peers.peer(name, weights, device) for name in chosen}
 
     if pairs:
         settings = {"real noise": pair_cases(images, sigmas[0] if sigmas else None, limit)}

@@ -5,17 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark
 import compare
 import numpy as np
+import peers
 import pytest
 import torch
 import train
 import vector_field
-from conftest import CPU, SAMPLE, SHIPPED
+from conftest import CPU, SAMPLE, SHIPPED, estimating_onnx
 from PIL import Image
 
 from denoiser import catalog, cli
-from denoiser.training.recipe import load_recipe
+from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.export import to_onnx
+from denoiser.training.recipe import Network, load_recipe
 from denoiser.training.trainer import Trainer, load_checkpoint
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
@@ -151,7 +155,7 @@ def test_the_comparison_writes_its_page(tmp_path: Path, monkeypatch, capsys):
     assert [row[0] for row in rows[2:]] == ["| undercomplete", "| sparse-kl", "| denoising"]
     assert {len(row) for row in rows if "---" not in row[0]} == {11}
     assert texts[0].startswith("before\n") and texts[0].endswith("\nafter\n")
-    assert "old" not in texts[0]
+    assert "stale" not in texts[0]
     names = {path.name for path in pictures.iterdir()}
     assert names == {"rho-hat.png", "sheet.jpg", "vector-field.png"}
 
@@ -198,3 +202,34 @@ def test_bad_arguments_of_train_get_one_line(arguments, words, tmp_path, monkeyp
         cli.run(train.main)
     error = capsys.readouterr().err
     assert exit.value.code in (1, 2, 6) and words in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_benchmark_writes_its_tables_between_the_marks(tmp_path: Path):
+    model, clean, noisy = tmp_path / "tiny.onnx", tmp_path / "clean", tmp_path / "noisy"
+    model.write_bytes(estimating_onnx())
+    for folder, name in ((clean, "clean.png"), (noisy, "noisy.png")):
+        folder.mkdir()
+        with Image.open(SAMPLE / name) as picture:
+            picture.crop((0, 0, 96, 64)).save(folder / "a.png")
+    weights = tmp_path / "ffdnet_color.pth"
+    torch.save(peers.FFDNet().state_dict(), weights)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n\n{benchmark.BEGIN}stale\n{benchmark.END}\n\nafter\n")
+    script(
+        "benchmark.py", "--images", clean, "--pairs", tmp_path, "--model", model, "--peer", "nlm",
+        "--peer", "ffdnet", "--weights", tmp_path, "--largest-mp", "0.25", "--page", page,
+    )  # fmt: skip
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\n\nafter\n") and "stale" not in text
+    for head in ("clean (1)", f"{tmp_path.name} (1 pairs)", "network alone", "seconds (MP/s)"):
+        assert f"| {head}" in text
+    assert "| ffdnet |" in text and "| nlm, told" in text
+    assert (tmp_path / "page" / "speed.png").exists()
+
+
+def test_multiply_adds_are_counted():
+    network = ConvAutoencoder(Network(channels=(8,), blocks=1))
+    # at a quarter of the pixels: 16 to 8, twice 8 to 8, 8 to 12, each 3x3
+    expected = 9 * (16 * 8 + 2 * 8 * 8 + 8 * 12) / 4
+    assert benchmark.macs_per_px(to_onnx(network, {}), network.stride) == expected

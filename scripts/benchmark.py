@@ -1,0 +1,316 @@
+"""Measure quality against speed, ours and peers, and write docs/benchmark.md.
+
+`benchmark.py --images CBSD68 --pairs CC15 --model balanced --peer nlm`. Every denoiser restores a
+picture before the next picture is taken, in an order that turns, so that whatever else the machine
+does slows all of them alike.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+import evaluate
+import numpy as np
+import onnx
+import peers
+from matplotlib.figure import Figure
+from PIL import Image
+
+from denoiser import catalog, restore
+from denoiser.cli import run, say
+from denoiser.engine import Model
+
+Denoisers = dict[str, peers.Denoiser]
+Contestants = dict[str, tuple[peers.Denoiser, float | None]]
+"""A denoiser and the level that it is told, in [0, 1] units, or None to let it find out."""
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "benchmark.md"
+BEGIN, END = "<!-- written by scripts/benchmark.py -->\n", "<!-- end -->"
+LEVELS = (15, 25, 50)
+GUESSES = (3, 5, 10, 15, 20)  # levels of which a peer is told the best, for a set of pairs
+GROWTH_MP = (0.25, 1, 4, 16, 100)
+MEMORY_MP = 12
+ENGINE_PX = 1024
+ROUNDS = 5
+
+
+@dataclasses.dataclass
+class Score:
+    """What a denoiser did on a set of pictures."""
+
+    psnrs_db: list[float] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    pixels: int = 0
+
+    def add(self, case: evaluate.Case, denoiser: peers.Denoiser, sigma: float | None) -> None:
+        """Restore a picture and take the time."""
+        started = time.perf_counter()
+        restored = denoiser(case.noisy, sigma)
+        self.seconds += time.perf_counter() - started
+        self.pixels += case.clean.shape[0] * case.clean.shape[1]
+        self.psnrs_db.append(evaluate.psnr_db(evaluate.to_8bit(restored), case.clean))
+
+    @property
+    def psnr_db(self) -> float:
+        """Mean over the pictures."""
+        return float(np.mean(self.psnrs_db))
+
+    @property
+    def megapixels_per_s(self) -> float:
+        """All pixels over all seconds."""
+        return self.pixels / 1e6 / self.seconds
+
+
+def compete(cases: Iterable[evaluate.Case], contestants: Contestants) -> dict[str, Score]:
+    """Let every denoiser, each with the level that it is told, restore every picture in turn."""
+    scores = {name: Score() for name in contestants}
+    for index, case in enumerate(cases):
+        names = list(contestants)
+        shift = index % len(names)
+        for name in names[shift:] + names[:shift]:
+            scores[name].add(case, *contestants[name])
+        say(f"{case.name}  " + "  ".join(f"{n} {s.psnrs_db[-1]:.2f}" for n, s in scores.items()))
+    return scores
+
+
+def gaussian(
+    folder: Path,
+    models: Denoisers,
+    others: Denoisers,
+    limit: int | None,
+) -> tuple[str, dict[str, tuple[float, float]]]:
+    """Gaussian noise: ours without and with the level, peers with it.
+
+    Returns:
+        The table; per denoiser megapixels per second and PSNR at the middle level.
+    """
+    columns: list[dict[str, Score]] = []
+    for level in LEVELS:
+        contestants: Contestants = {}
+        for name, denoiser in others.items():
+            contestants[name] = (denoiser, level / 255)
+        for name, denoiser in models.items():
+            contestants |= {name: (denoiser, None), f"{name}, told": (denoiser, level / 255)}
+        columns.append(compete(evaluate.gaussian_cases(folder, level, limit), contestants))
+    rows, points = [], {}
+    for name in columns[0]:
+        scores = [column[name] for column in columns]
+        speed = sum(s.pixels for s in scores) / 1e6 / sum(s.seconds for s in scores)
+        rows.append([name, *(f"{score.psnr_db:.2f}" for score in scores), f"{speed:.2f}"])
+        points[name] = (speed, scores[1].psnr_db)
+    count = len(columns[0][name].psnrs_db)
+    heads = [f"{folder.name} ({count})", *(f"sigma {level}" for level in LEVELS), "MP/s"]
+    return table(heads, rows), points
+
+
+def pairs(
+    folder: Path,
+    models: Denoisers,
+    others: Denoisers,
+    limit: int | None,
+) -> str:
+    """Real noise: ours blind, peers told whichever single level suits the set best."""
+    contestants: Contestants = {"noisy": (lambda noisy, sigma: noisy, None)}
+    contestants |= {name: (denoiser, None) for name, denoiser in models.items()}
+    for (name, denoiser), level in itertools.product(others.items(), GUESSES):
+        contestants[f"{name}, told {level}"] = (denoiser, level / 255)
+    scores = compete(evaluate.pair_cases(folder, None, limit), contestants)
+    best = {
+        max((f"{name}, told {level}" for level in GUESSES), key=lambda key: scores[key].psnr_db)
+        for name in others
+    }
+    noisy, rows = np.array(scores["noisy"].psnrs_db), []
+    for name in ["noisy", *models, *sorted(best)]:
+        gains = np.array(scores[name].psnrs_db) - noisy
+        cells = [f"{scores[name].psnr_db:.2f}"]
+        if name != "noisy":
+            cells += [f"{np.mean(gains > 0):.0%}", f"{gains.min():+.2f}"]
+            cells += [f"{scores[name].megapixels_per_s:.2f}"]
+        rows.append([name, *cells, *[""] * (4 - len(cells))])
+    heads = [f"{folder.name} ({len(noisy)} pairs)", "PSNR", "better than noisy", "worst", "MP/s"]
+    return table(heads, rows)
+
+
+def engine(models: dict[str, Model], paths: list[Path]) -> str:
+    """Computing: multiply-adds, speed, share of the peak."""
+    image = np.random.default_rng(0).random((1, 3, ENGINE_PX, ENGINE_PX), np.float32)
+    level = np.full_like(image[:, :1], 25 / 255)
+    matrix = np.random.default_rng(0).random((2048, 2048), np.float32)
+    peaks, seconds = [], {name: math.inf for name in models}
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        matrix @ matrix
+        peaks.append(2 * 2048**3 / (time.perf_counter() - started))
+        for name, model in models.items():
+            started = time.perf_counter()
+            model.run(image, level)
+            seconds[name] = min(seconds[name], time.perf_counter() - started)
+    peak, rows = max(peaks), []
+    for (name, model), path in zip(models.items(), paths, strict=True):
+        macs = macs_per_px(path.read_bytes(), model.contract.stride)
+        speed = ENGINE_PX**2 / seconds[name]
+        rows.append(
+            [
+                name,
+                f"{macs / 1e3:.1f}",
+                f"{speed / 1e6:.2f}",
+                f"{2 * macs * speed / 1e9:.0f}",
+                f"{2 * macs * speed / peak:.0%}",
+                f"{model.provider} {model.precision}",
+            ]
+        )
+    heads = ["network alone, 1 MP", "thousand MAC/px", "MP/s", "GFLOP/s", "of peak", "provider"]
+    return table(heads, rows) + f"\nPeak: {peak / 1e9:.0f} GFLOP/s, 2048 x 2048 fp32 by numpy.\n"
+
+
+def macs_per_px(data: bytes, stride: int) -> float:
+    """Multiply-adds of a model's convolutions per pixel of the image."""
+    model = onnx.load_from_string(data)
+    side = 8 * stride
+    for value in model.graph.input:
+        for axis, length in zip((0, 2, 3), (1, side, side), strict=True):
+            value.type.tensor_type.shape.dim[axis].dim_value = length
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output)
+    }
+    macs = 0
+    for node in graph.node:
+        if node.op_type == "Conv":
+            _, _, height, width = shapes[node.output[0]]
+            macs += height * width * math.prod(weights[node.input[1]])
+    return macs / side**2
+
+
+def growth(models: dict[str, Model], largest_mp: float) -> tuple[str, dict[str, list[float]]]:
+    """Time of whole pictures, 8 bits, from small to large; also the seconds by themselves."""
+    sizes = [size for size in GROWTH_MP if size <= largest_mp]
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for megapixels in sizes:
+        side = round(math.sqrt(megapixels * 1e6))
+        image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+        for name, model in models.items():
+            started = time.perf_counter()
+            restore.denoise(image, model, out=image)
+            seconds[name].append(time.perf_counter() - started)
+            say(f"{name}: {megapixels} MP in {seconds[name][-1]:.1f} s")
+    rows = [
+        [name, *(f"{s:.2f} ({mp / s:.2f})" for mp, s in zip(sizes, found, strict=True))]
+        for name, found in seconds.items()
+    ]
+    heads = ["seconds (MP/s)", *(f"{size} MP" for size in sizes)]
+    return table(heads, rows), seconds
+
+
+def peak_memory_mb(model: Path) -> float:
+    """Most memory that `denoise` takes for a picture of `MEMORY_MP`, 8 bits, PNG to PNG."""
+    side = round(math.sqrt(MEMORY_MP * 1e6))
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name, "in.png")
+        Image.new("RGB", (side, side), "grey").save(source)
+        code = "from denoiser.cli import denoise_main; denoise_main()"
+        command: list[str | Path] = [sys.executable, "-c", code, "-q", "-m", model]
+        process = subprocess.Popen([*command, source, Path(name, "out.png")])
+        _, _, usage = os.wait4(process.pid, 0)
+    return usage.ru_maxrss / 1024
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """Write Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def draw(
+    points: dict[str, tuple[float, float]], seconds: dict[str, list[float]], path: Path
+) -> None:
+    """Draw quality over speed, and time over size."""
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    quality, time_axes = figure.subplots(1, 2)
+    for name, (speed, psnr_db) in points.items():
+        quality.plot(speed, psnr_db, "o")
+        quality.annotate(name, (speed, psnr_db), (5, 5), textcoords="offset points", fontsize=9)
+    for name, found in seconds.items():
+        time_axes.plot(GROWTH_MP[: len(found)], found, ".-", label=name)
+    quality.set(
+        xscale="log", xlabel="megapixels per second", ylabel=f"PSNR, sigma {LEVELS[1]} (dB)"
+    )
+    quality.margins(0.25)
+    time_axes.set(xscale="log", yscale="log", xlabel="megapixels", ylabel="seconds")
+    time_axes.legend()
+    for axes in (quality, time_axes):
+        axes.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=100)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--images", type=click.Path(path_type=Path), help="Clean pictures; noise is added.")
+@click.option("--pairs", "paired", type=click.Path(path_type=Path), multiple=True)
+@click.option("--model", "names", multiple=True, help="Default: every released model.")
+@click.option("--peer", "chosen", multiple=True, type=click.Choice(peers.NAMES))
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder of FFDNet's weights.")
+@click.option("--limit", type=int, help="Only the first so many pictures of each set.")
+@click.option("--largest-mp", default=100.0, help="Largest picture to time.")
+@click.option("--device", default="auto")
+@click.option("--page", type=click.Path(path_type=Path), default=PAGE, help="What to write into.")
+def main(
+    images: Path | None,
+    paired: tuple[Path, ...],
+    names: tuple[str, ...],
+    chosen: tuple[str, ...],
+    weights: Path | None,
+    limit: int | None,
+    largest_mp: float,
+    device: str,
+    page: Path,
+) -> None:
+    """Measure, print the tables and write them into the page, with the plot beside it."""
+    paths = [catalog.find(name) for name in names] or [card.path for card in catalog.cards()]
+    loaded = {path.stem: Model(path, device=device) for path in paths}
+    ours: Denoisers = {
+        name: functools.partial(peers.ours, model=model) for name, model in loaded.items()
+    }
+    others: Denoisers = {name: peers.peer(name, weights, device) for name in chosen}
+    machine = f"{processor()}, {platform.system()}, {time.strftime('%Y-%m-%d')}"
+    parts = [f"Measured on {machine}."]
+    points: dict[str, tuple[float, float]] = {}
+    if images:
+        text, points = gaussian(images, ours, others, limit)
+        parts.append(text)
+    parts += [pairs(folder, ours, others, limit) for folder in paired]
+    parts.append(engine(loaded, paths))
+    text, seconds = growth(loaded, largest_mp)
+    memory = [[path.stem, f"{peak_memory_mb(path):.0f}"] for path in paths]
+    parts += [text, table([f"denoise, PNG of {MEMORY_MP} MP", "peak memory (MB)"], memory)]
+    plot = page.with_suffix("") / "speed.png"
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    draw(points, seconds, plot)
+    parts.append(f"![quality over speed, time over size]({plot.parent.name}/{plot.name})")
+    text = "\n".join(part.rstrip() + "\n" for part in parts)
+    click.echo(text)
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    page.write_text(before + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
+
+
+def processor() -> str:
+    """Name the processor and its cores."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores of {models[0] if models else platform.processor()}"
+
+
+if __name__ == "__main__":
+    run(main)
