@@ -182,8 +182,8 @@ def macs_per_px(data: bytes, stride: int) -> float:
         for axis, length in zip((0, 2, 3), (1, side, side), strict=True):
             value.type.tensor_type.shape.dim[axis].dim_value = length
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
-    shapes = {
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    shapes |= {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.value_info, *graph.output)
     }
@@ -191,7 +191,7 @@ def macs_per_px(data: bytes, stride: int) -> float:
     for node in graph.node:
         if node.op_type == "Conv":
             _, _, height, width = shapes[node.output[0]]
-            macs += height * width * math.prod(weights[node.input[1]])
+            macs += height * width * math.prod(shapes[node.input[1]])
     return macs / side**2
 
 

@@ -233,3 +233,13 @@ def test_multiply_adds_are_counted():
     # at a quarter of the pixels: 16 to 8, twice 8 to 8, 8 to 12, each 3x3
     expected = 9 * (16 * 8 + 2 * 8 * 8 + 8 * 12) / 4
     assert benchmark.macs_per_px(to_onnx(network, {}), network.stride) == expected
+
+
+@pytest.mark.slow
+def test_noise_sheet_shows_real_noise_beside_ours(tmp_path: Path):
+    script(
+        "noise_sheet.py", SAMPLE / "noisy.png", SAMPLE / "clean.png", "--out", tmp_path / "a.png"
+    )
+    side = 3 * 64 + 4
+    with Image.open(tmp_path / "a.png") as sheet:
+        assert sheet.size == (5 * side, 2 * side)
