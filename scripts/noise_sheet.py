@@ -1,7 +1,7 @@
 """Draw the noise of real pictures beside ours: `noise_sheet.py REAL... --out docs/noise.png`.
 
-From each picture a calm place that is neither dark nor bright is taken. Beside it, what the camera
-of the recipe makes of the same place smoothed: those of many draws whose noise is about as strong.
+From each picture calm places are taken, from dark to bright. Beside each, what the camera of the
+recipe makes of the same place smoothed: those of many draws whose noise is about as strong.
 The noise is shown three times as strong as it is.
 """
 
@@ -24,27 +24,31 @@ RECIPE = Path(__file__).parent / "recipes" / "photo.toml"
 PATCH_PX, CONTEXT_PX, SCALE = 64, 16, 3
 DRAWS, SHOWN, CONTRAST = 64, 4, 3
 SMOOTHING_PX = 5
-MIDTONES = (40, 200)
+MIDTONES = (25, 220)
 
 
-def flattest(picture: np.ndarray) -> np.ndarray:
-    """Cut the calmest place of (H, W, 3) uint8 with its context.
+def calm_places(picture: np.ndarray, count: int) -> list[np.ndarray]:
+    """Cut calm places of (H, W, 3) uint8, from dark to bright, with their context.
 
     Raises:
         InputError: The picture is too small, or all dark or bright.
     """
     side = PATCH_PX + 2 * CONTEXT_PX
-    grey = picture.mean(2)
-    places = [
-        (grey[y : y + side, x : x + side].std(), y, x)
-        for y in range(0, grey.shape[0] - side, side)
-        for x in range(0, grey.shape[1] - side, side)
-        if MIDTONES[0] < grey[y : y + side, x : x + side].mean() < MIDTONES[1]
+    cells = [
+        picture[y : y + side, x : x + side]
+        for y in range(0, picture.shape[0] - side, side)
+        for x in range(0, picture.shape[1] - side, side)
     ]
-    if not places:
-        raise InputError("no midtones to look at")
-    _, y, x = sorted(places)[len(places) // 50]  # the very calmest may be painted
-    return picture[y : y + side, x : x + side].copy()
+    cells = [cell for cell in cells if MIDTONES[0] < cell.mean() < MIDTONES[1]]
+    if len(cells) < count:
+        raise InputError(f"fewer than {count} places of midtones")
+    cells.sort(key=np.mean)
+    bands = [
+        cells[len(cells) * band // count : len(cells) * (band + 1) // count]
+        for band in range(count)
+    ]
+    # the very calmest may be painted
+    return [sorted(band, key=lambda cell: cell.mean(2).std())[len(band) // 50] for band in bands]
 
 
 def camera_steps(steps: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -54,20 +58,21 @@ def camera_steps(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     ways = [
         way for step in steps if isinstance(step, Either) for way in (step.steps, step.otherwise)
     ]
-    return next(found for way in ways if (found := camera_steps(way)))
+    return next((found for way in ways if (found := camera_steps(way))), ())
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("real", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--places", default=3, help="Rows per picture.")
 @click.option("--seed", default=0)
-def main(real: tuple[Path, ...], out: Path, seed: int) -> None:
-    """Write a sheet: a row per picture, real noise left, then ours, at 300 %."""
+def main(real: tuple[Path, ...], out: Path, places: int, seed: int) -> None:
+    """Write a sheet: a row per place, real noise left, then ours, at 300 %."""
     steps = camera_steps(load_recipe(RECIPE).corruption)
     generator = torch.Generator().manual_seed(seed)
     rows = []
-    for path in real:
-        patch = to_batch(flattest(as_rgb8(read(path))))
+    for place in [place for path in real for place in calm_places(as_rgb8(read(path)), places)]:
+        patch = to_batch(place.copy())
         smooth = filters.blur(patch, torch.full((1, 1, 1, 1), float(SMOOTHING_PX)), SMOOTHING_PX)
         _, noisy, _ = corrupt(smooth.repeat(DRAWS, 1, 1, 1), steps, generator)
         level = (patch - smooth).std()

@@ -99,7 +99,7 @@ def test_grey_crops_share_noise_and_clipped_crops_are_clipped():
     for batch in (grey, noisy):
         assert torch.equal(batch[:, 0], batch[:, 1]) and torch.equal(batch[:, 0], batch[:, 2])
     assert noisy.min() == 0 and noisy.max() == 1 and torch.equal(grey[:, 0], clean[:, 1])
-    assert sigma.max().item() == pytest.approx(60 / 255)
+    assert sigma.max().item() == pytest.approx(60 / 255, rel=0.15)
 
 
 def test_a_step_is_done_to_its_share_of_the_crops():
@@ -217,5 +217,6 @@ def test_either_divides_the_batch():
     torch.testing.assert_close(sigma[:, 0, 0, 0], expected)
     torch.testing.assert_close((noisy - GREY).std((1, 2, 3)), expected, rtol=0.1, atol=0)
     assert step.levels == (5, 50)
-    _, untouched, _ = apply(GREY[:1], Either(part=0.5, otherwise=(loud,)))  # rounds to none
-    assert not torch.equal(untouched, GREY[:1])
+    half = Either(part=0.5, otherwise=(loud,))
+    ways = [torch.equal(apply(GREY[:1], half, seed=seed)[1], GREY[:1]) for seed in range(40)]
+    assert 8 < sum(ways) < 32  # one crop goes either way

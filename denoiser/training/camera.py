@@ -81,10 +81,22 @@ class Camera:
         inverse = 1 / self.gains
         return (light * torch.maximum(knee + (1 - knee) * inverse, inverse)).clamp(0, 1)
 
-    def process(self, light: Tensor) -> Tensor:
-        """Turn (N, 3, H, W) raw colours into sRGB in [0, 1]."""
-        balanced = (light * self.gains).clamp(0, 1)
-        linear = torch.einsum("nij,njhw->nihw", torch.linalg.inv(self.to_camera), balanced)
+    def process(self, mosaic: Tensor, masks: Tensor, method: str) -> Tensor:
+        """Turn what the sensor saw into sRGB, as converters do: gains first, then demosaicing.
+
+        Args:
+            mosaic: (M N, 1, H, W) raw values, M versions of each crop one after the other.
+            masks: (3, H, W) from `bayer`.
+            method: Of `demosaic`.
+
+        Returns:
+            (M N, 3, H, W) in [0, 1].
+        """
+        versions = len(mosaic) // len(self.gains)
+        gains = (self.gains * masks).sum(1, keepdim=True).repeat(versions, 1, 1, 1)
+        colours = demosaic((mosaic * gains).clamp(max=1), masks, method)  # black has room below
+        matrices = torch.linalg.inv(self.to_camera).repeat(versions, 1, 1)
+        linear = torch.einsum("nij,njhw->nihw", matrices, colours.clamp(0, 1))
         curved = linear.clamp(1e-8, 1) ** (1 / GAMMA)
         return curved**2 * (3 - 2 * curved)
 

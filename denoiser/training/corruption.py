@@ -18,6 +18,8 @@ from denoiser.training.jpeg import YCBCR, compress
 _CHROMA_POWER = 1 + 3 * sum(weight**2 for weight in YCBCR[0])
 # of white noise without its luma, summed over the channels
 
+BIAS_PX = 16  # side of the squares over which the mean of a camera's noise is taken off
+
 Range = tuple[float, float]
 """[low, high], drawn uniformly per crop; annotated with the least and the most that it may be."""
 
@@ -263,6 +265,14 @@ class Camera(Step):
     sharpen: Annotated[Range, (0, 4)] = (0, 0)
     """Amount of an unsharp mask of radius 1 pixel on the luma."""
 
+    @property
+    def levels(self) -> Range:
+        """Nearly none in white; in midtones about 1.6 times what photons alone have at full light.
+
+        That factor was measured on mid-grey: gains and curves steepen, demosaicing averages.
+        """
+        return 0, 1.6 * 255 * math.sqrt(self.shot[1])
+
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Add the noise that a random camera makes of this picture."""
         low, high = (math.log(value) for value in self.shot)
@@ -278,11 +288,10 @@ class Camera(Step):
         masks = camera.bayer(light.shape[2], light.shape[3], draw.whole(4), light.device)
         mosaic = (light * masks).sum(1, keepdim=True)
         noise = (torch.exp(shot) * mosaic + read).sqrt() * draw.normal(channels=1)
-        pair = torch.cat([mosaic, (mosaic + noise).clamp(max=1)])  # black has room below
         method = camera.DEMOSAICING[draw.whole(len(camera.DEMOSAICING))]
-        colours = camera.demosaic(pair, masks, method)
-        quiet, noisy = (taken_by.process(part) for part in colours.chunk(2))
-        noise = noisy - quiet
+        pair = taken_by.process(torch.cat([mosaic, mosaic + noise]), masks, method)
+        quiet, noisy = pair.chunk(2)
+        noise = _unbiased(noisy - quiet)
         grey = luma(noise)
         noise = noise - grey
         if self.chroma_blur_px[1]:
@@ -318,10 +327,8 @@ class Zoom(Step):
             both, grid, mode="bicubic", padding_mode="reflection", align_corners=False
         )
         clean, noisy = both.chunk(2, 1)
-        kept = ((noisy - clean) ** 2).mean((1, 2, 3), keepdim=True)
-        before = ((batch.noisy - batch.clean) ** 2).mean((1, 2, 3), keepdim=True)
-        variance = batch.variance * kept / before.clamp(min=1e-12)  # interpolating averages
-        return Batch(clean.clamp(0, 1), noisy, variance)
+        inside = clean.clamp(0, 1)  # bicubic curves overshoot
+        return _with_variance(Batch(inside, noisy - clean + inside, batch.variance), batch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -330,7 +337,7 @@ class Either(Step):
 
     kind: str = dataclasses.field(init=False, default="either")
     part: float = 0.5
-    """Share of the batch, rounded to whole crops, that gets `steps`."""
+    """Share of the batch that gets `steps`, rounded up or down at random to whole crops."""
     steps: tuple[Step, ...] = ()
     otherwise: tuple[Step, ...] = ()
     """What the others get."""
@@ -349,7 +356,8 @@ class Either(Step):
 
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Divide the batch; crops lie in it in no order, so the first are as good as any."""
-        count = round(self.part * len(batch.clean))
+        share = self.part * len(batch.clean)
+        count = int(share) + (draw.whole(1000) < 1000 * (share % 1))  # right on average
         ways = []
         for part, steps in ((slice(count), self.steps), (slice(count, None), self.otherwise)):
             crops = Batch(batch.clean[part], batch.noisy[part], batch.variance[part])
@@ -383,7 +391,7 @@ class Grey(Step):
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Copy green to red and blue."""
         clean, noisy = (image[:, 1:2].expand_as(image) for image in (batch.clean, batch.noisy))
-        return Batch(clean, noisy, batch.variance)
+        return _with_variance(Batch(clean, noisy, batch.variance), batch)
 
 
 KINDS: dict[str, type[Step]] = {
@@ -404,6 +412,23 @@ KINDS: dict[str, type[Step]] = {
         Grey,
     )
 }
+
+
+def _with_variance(after: Batch, before: Batch) -> Batch:
+    """Scale the variance by how much weaker or stronger a step has left the noise."""
+    now, then = (
+        (batch.noisy - batch.clean).square().mean((1, 2, 3), keepdim=True)
+        for batch in (after, before)
+    )
+    return dataclasses.replace(after, variance=before.variance * now / then.clamp(min=1e-12))
+
+
+def _unbiased(noise: Tensor) -> Tensor:
+    """Take the local mean off (N, 3, H, W): curves bend noise, but means of many shots stay."""
+    side = min(BIAS_PX, *noise.shape[2:])
+    mean = F.avg_pool2d(noise, side, ceil_mode=True, count_include_pad=False)
+    size = list(noise.shape[2:])
+    return noise - F.interpolate(mean, size, mode="bilinear", align_corners=False)
 
 
 def luma(image: Tensor) -> Tensor:

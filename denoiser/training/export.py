@@ -205,10 +205,10 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
 
 
 def _ways(network: ConvAutoencoder, sigma: Tensor) -> list[Tensor]:
-    """What a network may be told: the level, and, if it estimates, nothing or half of that."""
+    """What a network may be told: the level, and, if it estimates, nothing."""
     if network.estimator is None:
         return [sigma]
-    return [sigma, torch.full_like(sigma, -1), torch.full_like(sigma, -0.5)]
+    return [sigma, torch.full_like(sigma, -1)]
 
 
 def _cycled(pictures: Sequence[np.ndarray], count: int) -> list[np.ndarray]:

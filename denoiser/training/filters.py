@@ -42,7 +42,7 @@ def convolve(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, width: Tensor, largest_px: float) -> Tensor:
-    """Blur (N, C, H, W) by Gaussians of `width` (N, 1, 1, 1) pixels; borders are mirrored."""
+    """Blur (N, C, H, W) by Gaussians of `width` (N, 1, 1, 1) pixels; borders are repeated."""
     reach = math.ceil(3 * largest_px)
-    padded = F.pad(image, (reach,) * 4, mode="reflect")
+    padded = F.pad(image, (reach,) * 4, mode="replicate")
     return convolve(padded, gaussian(width, largest_px))

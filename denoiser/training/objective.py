@@ -45,7 +45,7 @@ class Objective(nn.Module):
             loss = loss + neighbor2neighbor.regulariser(restored, target, offset)
         penalty = torch.zeros((), device=image.device)
         if self.recipe.network.estimator:
-            error = F.l1_loss(estimate, local_level(image - target))
+            error = F.l1_loss(estimate, local_level(image.detach() - target))
             penalty = penalty + self.recipe.training.estimate_weight * error
         if options.sparsity == "l1":
             penalty = penalty + options.sparsity_weight * penalties.l1(code)

@@ -190,17 +190,21 @@ def load_recipe(path: Path) -> Recipe:
     """
     table = _read_table(path)
     if isinstance(other := table.get("corruption"), str):
-        table["corruption"] = _read_table(path.with_name(f"{other}.toml")).get("corruption")
+        shared = path.parent / f"{other}.toml"
+        table["corruption"] = _read_table(shared).get("corruption")
+        if not isinstance(table["corruption"], list):
+            raise RecipeError(f"{shared} has no list of corruption")
     return _build(Recipe, {"name": path.stem, **table}, str(path))
 
 
 def _read_table(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} is no TOML: {error}") from error
+    except (OSError, ValueError) as error:  # a name may be impossible
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"cannot read recipe {path}: {reason}") from error
 
 
 def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -216,7 +220,7 @@ def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
             if not isinstance(value, Mapping):
                 raise RecipeError(f"{where}: {name} is a section, not a value")
             value = _build(kind, value, f"{where} [{name}]")
-        elif name in ("corruption", "steps", "otherwise") and cls is not Training:
+        elif kind == tuple[Step, ...]:
             value = _steps(value, f"{where} {name}")
         elif isinstance(value, list):
             value = tuple(value)
@@ -234,7 +238,7 @@ def _steps(tables: Any, where: str) -> tuple[Step, ...]:
     steps = []
     for table in tables:
         kind = table.get("kind")
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise RecipeError(f"{where}: unknown kind {kind!r}; known: {', '.join(KINDS)}")
         options = {key: value for key, value in table.items() if key != "kind"}
         steps.append(_build(KINDS[kind], options, f"{where} {kind}"))

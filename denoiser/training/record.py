@@ -84,7 +84,7 @@ def validate(
     """Measure PSNR on the centres of validation pictures, in fp32, with fixed noise.
 
     Args:
-        network: What to measure; is told the level of Gaussian noise unless it estimates it.
+        network: What to measure; is told the level of the noise unless it estimates it.
         pictures: (H, W, 3) uint8, not smaller than the network's stride.
         device: Where to compute.
         folder: Gets validation.png, a row for each of the first `SHEET_ROWS` pictures: clean,

@@ -216,6 +216,7 @@ class Trainer:
             split(image, phases) for image in corrupt(batch, self.recipe.corruption, self.generator)
         )
         if self.recipe.network.estimator:
+            sigma = (noisy - clean).square().mean((1, 2, 3), keepdim=True).sqrt().expand_as(sigma)
             chance = torch.rand(len(sigma), device=sigma.device, generator=self.generator)
             told = chance < self.recipe.training.told
             sigma = torch.where(told[:, None, None, None], sigma, -torch.ones_like(sigma))
