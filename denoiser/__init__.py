@@ -19,8 +19,8 @@ def load_model(
     """Load a model; the same arguments give the same object again.
 
     Args:
-        name: "fast", "balanced", a released model (see `denoiser models`), a path to an ONNX file,
-            or None for the default.
+        name: "fast", "balanced", "best", a released model (see `denoiser models`), a path to an
+            ONNX file, or None for the default: best on a GPU, else balanced.
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads, 0 for all cores.
 
@@ -34,9 +34,8 @@ def load_model(
 @functools.lru_cache(maxsize=4)
 def _load_model(name: str | None, device: str, threads: int) -> "Model":
     from denoiser import catalog
-    from denoiser.engine import Model, works_on_gpu
 
-    return Model(catalog.find(name, gpu=works_on_gpu(device)), device=device, threads=threads)
+    return catalog.load(name, device=device, threads=threads)
 
 
 def denoise(

@@ -1,13 +1,17 @@
-"""Released models: cards, checksums, lookup by name or path."""
+"""Released models: cards, checksums, lookup by size, name or path, loading."""
 
 import dataclasses
 import hashlib
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from denoiser.errors import ModelError
+
+if TYPE_CHECKING:
+    from denoiser.engine import Model
 
 SIZES = ("fast", "balanced", "best")
 
@@ -85,6 +89,23 @@ def find(name: str | None = None, *, gpu: bool = False) -> Path:
     return card.path
 
 
+def load(name: str | None = None, *, device: str = "auto", **options: Any) -> "Model":
+    """Load a model: that of a name or path, or else what suits the device.
+
+    Args:
+        name: As `find` takes it.
+        device: As `engine.Model` takes it.
+        **options: More for `engine.Model`.
+    """
+    from denoiser.engine import Model, gpu_problem
+
+    gpu = name is None and device != "cpu" and gpu_problem() is None
+    model = Model(find(name, gpu=gpu), device=device, **options)
+    if gpu and model.fallback:  # too slow for a CPU
+        return Model(find(), device=device, **options)
+    return model
+
+
 def default(known: Sequence[Card], *, gpu: bool = False) -> Card:
     """Choose from the released models what runs if nobody says which.
 
@@ -108,9 +129,9 @@ def _choose(name: str, known: Sequence[Card]) -> Card:
 
 def _newest(size: str, known: Sequence[Card]) -> Card | None:
     """Find the latest of the models denoise-SIZE-vN."""
-    prefix = f"denoise-{size}-v"
-    versions = [card for card in known if card.name.startswith(prefix)]
-    return max(versions, key=lambda card: int(card.name.removeprefix(prefix)), default=None)
+    found = {card.name: re.fullmatch(rf"denoise-{size}-v(\d+)", card.name) for card in known}
+    versions = {int(match[1]): name for name, match in found.items() if match}
+    return next((card for card in known if versions and card.name == versions[max(versions)]), None)
 
 
 def sha256_of(path: Path) -> str:

@@ -24,7 +24,6 @@ from denoiser.errors import (
 )
 
 if TYPE_CHECKING:
-    from denoiser.engine import Model
     from denoiser.images import Format
 
 BAR_AFTER_S = 1.0
@@ -186,14 +185,16 @@ def denoise(
             say(f"{source} -> {out or 'standard output'}")
         return
 
-    from denoiser import images, restore
+    from denoiser import catalog, images, restore
 
     watch = Stopwatch()
     picture = images.read(read_stdin() if source == "-" else Path(source))
     format = format or next(known for known in images.FORMATS if known.name == picture.format)
     watch.lap("read")
 
-    loaded = load(model, device, require_gpu, precision, threads)
+    loaded = catalog.load(
+        model, device=device, require_gpu=require_gpu, precision=precision, threads=threads
+    )
     if max_memory_mb is not None:
         tile_px = restore.tile_within(max_memory_mb * 1_000_000, picture.pixels, loaded, tile_px)
     watch.lap("load")
@@ -333,26 +334,6 @@ def resolve_target(
     return out, forced or images.format_of(out)
 
 
-def load(
-    name: str | None,
-    device: str,
-    require_gpu: bool,
-    precision: Literal["auto", "fp32", "fp16"],
-    threads: int,
-) -> "Model":
-    """Find and load a model for the device options."""
-    from denoiser import catalog
-    from denoiser.engine import Model, works_on_gpu
-
-    return Model(
-        catalog.find(name, gpu=works_on_gpu(device)),
-        device=device,
-        require_gpu=require_gpu,
-        precision=precision,
-        threads=threads,
-    )
-
-
 @contextlib.contextmanager
 def progress_bar(title: str, *, enabled: bool) -> Iterator[Callable[[int, int], None] | None]:
     """Give a callback that shows a bar on a terminal once work has taken a second."""
@@ -428,7 +409,7 @@ def doctor(
 
     import numpy as np
 
-    from denoiser import engine
+    from denoiser import catalog, engine
 
     click.echo(f"denoiser {__version__}, Python {platform.python_version()}, {platform.platform()}")
     click.echo(f"onnxruntime {engine.runtime_version()}")
@@ -438,7 +419,12 @@ def doctor(
     image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
     for name in dict.fromkeys(["cpu", "cuda" if device == "auto" else device]):
         try:
-            loaded = load(model, name, False, "auto" if name == "cpu" else precision, threads)
+            loaded = catalog.load(
+                model,
+                device=name,
+                precision="auto" if name == "cpu" else precision,
+                threads=threads,
+            )
             loaded.run(image, image[:, :1])
             started = time.perf_counter()
             loaded.run(image, image[:, :1])

@@ -188,8 +188,9 @@ class Model:
             if unknown or "image" not in inputs or "restored" not in outputs:
                 raise ModelError(f"{self.name} breaks the model contract: inputs {sorted(inputs)}")
             self._inputs = {name: name for name in inputs}
-            self._outputs = ["restored"] + [name for name in outputs if name == "noise"]
-            return _parse_contract(self.name, found, tuple(inputs), "noise" in outputs)
+            estimates = "sigma" in inputs and "noise" in outputs
+            self._outputs = ["restored", "noise"] if estimates else ["restored"]
+            return _parse_contract(self.name, found, tuple(inputs), estimates)
         images = [node for node in inputs.values() if len(node.shape) == 4 and node.shape[1] == 3]
         if len(inputs) != 1 or len(images) != 1 or images[0].type != "tensor(float)":
             raise ModelError(
@@ -241,11 +242,6 @@ def _device_index(device: str) -> int | None:
     if kind not in ("auto", "cuda") or (number and not number.isdecimal()) or device == "auto:":
         raise ArgumentError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N")
     return int(number or 0)
-
-
-def works_on_gpu(device: str) -> bool:
-    """Whether a model on `device` would run on a GPU, as far as can be told before it is tried."""
-    return device != "cpu" and gpu_problem() is None
 
 
 def gpu_problem() -> str | None:

@@ -86,19 +86,20 @@ def denoise_into(
     _check(image, sigma, strength, out)
     if strength == 0 or image.size == 0:
         out[...] = image
-        return 0.0
+        return 0.0 if sigma == "auto" else float(sigma)
     source = image[..., None] if image.ndim == 2 else image
     target = out[..., None] if out.ndim == 2 else out
     level = noise_level(source, sigma, model)
-    scales = "sigma" in model.contract.inputs  # what it is told, rather than what it removes
     told = -1.0 if level is None else level
+    if model.contract.estimates:  # these change nothing where they are told that there is no noise
+        told *= strength
     found: list[float] = []
 
     def restore_window(window: np.ndarray) -> np.ndarray:  # (H, W, C) to (H, W, C)
         channels = window.shape[2]
         colour = np.repeat(window, 3, 2) if channels == 1 else window
         batch = np.ascontiguousarray(colour.transpose(2, 0, 1)[None])  # (1, 3, H, W)
-        noise_map = np.full_like(batch[:, :1], told * strength)
+        noise_map = np.full_like(batch[:, :1], told)
         batch, noise = model.run_with_noise(batch, noise_map)
         if noise is not None:
             found.append(float(noise.mean()))
@@ -107,7 +108,7 @@ def denoise_into(
             raise ModelError("the model returned NaN: try --precision fp32")
         if channels == 1:
             restored = np.asarray(restored.mean(2, keepdims=True))
-        if not scales and strength < 1:
+        if not model.contract.estimates and strength < 1:
             restored = window + np.float32(strength) * (restored - window)
         return restored
 

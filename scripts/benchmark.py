@@ -28,7 +28,8 @@ from PIL import Image
 
 from denoiser import catalog, restore
 from denoiser.cli import run, say
-from denoiser.engine import Model
+from denoiser.engine import CPU, Model
+from denoiser.errors import InputError
 
 Denoisers = dict[str, peers.Denoiser]
 Contestants = dict[str, tuple[peers.Denoiser, float | None]]
@@ -166,11 +167,18 @@ def engine(models: dict[str, Model], paths: list[Path]) -> str:
                 f"{macs / 1e3:.1f}",
                 f"{speed / 1e6:.2f}",
                 f"{2 * macs * speed / 1e9:.0f}",
-                f"{2 * macs * speed / peak:.0%}",
+                f"{2 * macs * speed / peak:.0%}" if model.provider == CPU else "",
                 f"{model.provider} {model.precision}",
             ]
         )
-    heads = ["network alone, 1 MP", "thousand MAC/px", "MP/s", "GFLOP/s", "of peak", "provider"]
+    heads = [
+        "network alone, 1 MP",
+        "thousand MAC/px",
+        "MP/s",
+        "GFLOP/s",
+        "of peak",
+        "provider",
+    ]
     return table(heads, rows) + f"\nPeak: {peak / 1e9:.0f} GFLOP/s, 2048 x 2048 fp32 by numpy.\n"
 
 
@@ -215,17 +223,22 @@ def growth(models: dict[str, Model], largest_mp: float) -> tuple[str, dict[str, 
     return table(heads, rows), seconds
 
 
-def peak_memory_mb(model: Path) -> float:
+def peak_memory_mb(model: Path, device: str) -> float:
     """Most memory that `denoise` takes for a picture of `MEMORY_MP`, 8 bits, PNG to PNG."""
     side = round(math.sqrt(MEMORY_MP * 1e6))
+    # by way of a small process: Linux counts what the starting process held
+    watch = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    denoise = "from denoiser.cli import denoise_main; denoise_main()"
     with tempfile.TemporaryDirectory() as name:
-        source = Path(name, "in.png")
+        source, target = Path(name, "in.png"), Path(name, "out.png")
         Image.new("RGB", (side, side), "grey").save(source)
-        code = "from denoiser.cli import denoise_main; denoise_main()"
-        command: list[str | Path] = [sys.executable, "-c", code, "-q", "-m", model]
-        process = subprocess.Popen([*command, source, Path(name, "out.png")])
-        _, _, usage = os.wait4(process.pid, 0)
-    return usage.ru_maxrss / 1024
+        command = [sys.executable, "-c", watch, sys.executable, "-c", denoise]
+        options: list[str | Path] = ["-q", "-m", model, "--device", device, source, target]
+        done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+    return int(done.stdout) / 1024
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -278,7 +291,12 @@ def main(
     page: Path,
 ) -> None:
     """Measure, print the tables and write them into the page, with the plot beside it."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not (found and closed):
+        raise InputError(f"{page} lacks the marks between which to write")
     paths = [catalog.find(name) for name in names] or [card.path for card in catalog.cards()]
+    paths = list(dict.fromkeys(paths))
     loaded = {path.stem: Model(path, device=device) for path in paths}
     ours: Denoisers = {
         name: functools.partial(peers.ours, model=model) for name, model in loaded.items()
@@ -293,7 +311,7 @@ def main(
     parts += [pairs(folder, ours, others, limit) for folder in paired]
     parts.append(engine(loaded, paths))
     text, seconds = growth(loaded, largest_mp)
-    memory = [[path.stem, f"{peak_memory_mb(path):.0f}"] for path in paths]
+    memory = [[path.stem, f"{peak_memory_mb(path, device):.0f}"] for path in paths]
     parts += [text, table([f"denoise, PNG of {MEMORY_MP} MP", "peak memory (MB)"], memory)]
     plot = page.with_suffix("") / "speed.png"
     plot.parent.mkdir(parents=True, exist_ok=True)
@@ -301,8 +319,7 @@ def main(
     parts.append(f"![quality over speed, time over size]({plot.parent.name}/{plot.name})")
     text = "\n".join(part.rstrip() + "\n" for part in parts)
     click.echo(text)
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    page.write_text(before + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
+    page.write_text(before + BEGIN + text + END + after, encoding="utf-8")
 
 
 def processor() -> str:

@@ -1,21 +1,15 @@
 """What people would use instead: peers to measure beside our models, never shipped."""
 
 import functools
-import io
-import itertools
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnx
-import torch
-from torch import Tensor, nn
 
 from denoiser import restore
 from denoiser.engine import Model
-from denoiser.errors import ArgumentError, InputError
+from denoiser.errors import ArgumentError
 from denoiser.noise import estimate_sigma
 
 Denoiser = Callable[[np.ndarray, float | None], np.ndarray]
@@ -40,8 +34,10 @@ def peer(name: str, weights: Path | None, device: str) -> Denoiser:
         return bm3d
     if weights is None:
         raise ArgumentError(f"--peer {name} needs --weights, a folder of published weights")
+    import ffdnet  # needs torch, the others do not
+
     file = weights / ("ffdnet_clip_color.pth" if name == "ffdnet-clip" else "ffdnet_color.pth")
-    return functools.partial(ours, model=Model(ffdnet(file), device=device))
+    return functools.partial(ours, model=Model(ffdnet.to_onnx(file), device=device))
 
 
 def ours(noisy: np.ndarray, sigma: float | None, model: Model) -> np.ndarray:
@@ -73,51 +69,3 @@ def bm3d(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
         raise ArgumentError("--peer bm3d needs: pip install bm3d") from error
     level = estimate_sigma(noisy) if sigma is None else sigma
     return np.asarray(bm3d_rgb(noisy.astype(np.float64), level), np.float32)
-
-
-class FFDNet(nn.Module):
-    """FFDNet for colour (Zhang et al. 2018): twelve convolutions on a pixel-unshuffled image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = [13, *[96] * 11, 12]
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
-        self.model = nn.Sequential(*layers[:-1])
-
-    def forward(self, image: Tensor, sigma: Tensor) -> Tensor:
-        """Restore (N, 3, H, W) of noise level (N, 1, H, W); H and W even."""
-        cells = torch.cat([nn.functional.pixel_unshuffle(image, 2), sigma[..., ::2, ::2]], 1)
-        restored: Tensor = nn.functional.pixel_shuffle(self.model(cells), 2)
-        return restored
-
-
-def ffdnet(weights: Path) -> bytes:
-    """Turn published weights into an ONNX model with our contract, for our engine.
-
-    Raises:
-        InputError: The file is missing or holds other weights.
-    """
-    network = FFDNet()
-    try:
-        network.load_state_dict(torch.load(weights, weights_only=True))
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{weights} holds no FFDNet weights") from error
-    buffer, names = io.BytesIO(), ("image", "sigma", "restored")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network.eval(),
-            (torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 32, 32)),
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            opset_version=17,
-            input_names=list(names[:2]),
-            output_names=list(names[2:]),
-            dynamic_axes={name: {0: "N", 2: "H", 3: "W"} for name in names},
-        )
-    model = onnx.load_from_string(buffer.getvalue())
-    facts = {"task": "denoise", "stride": "2", "halo": "24", "sigma_range": f"0 {75 / 255}"}
-    onnx.helper.set_model_props(model, facts | {"name": weights.stem})
-    return bytes(model.SerializeToString())

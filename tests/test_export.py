@@ -87,3 +87,23 @@ def test_blind_networks_are_exported_without_noise_map(photo, tmp_path):
     restored = denoise(photo, Model(path, device="cpu"))
     assert restored.shape == photo.shape and not np.array_equal(restored, photo)
     assert read_weights(path)[0] == recipe
+
+
+def test_a_network_that_estimates_is_exported_with_its_noise_map(photo, tmp_path):
+    recipe = dataclasses.replace(TINY, network=dataclasses.replace(TINY.network, estimator=4))
+    path, weights = tmp_path / "tiny.onnx", random_weights(recipe.network)
+    export(recipe, weights, path, [photo], name="tiny", version="1", license="CC0-1.0")
+    model = Model(path, device="cpu")
+    assert model.contract.estimates and model.contract.stride == 8
+    network = ConvAutoencoder(recipe.network)
+    network.load_state_dict(weights)
+    image, unknown = torch.rand(2, 3, 48, 40), torch.full((2, 1, 48, 40), -1.0)
+    with torch.no_grad():
+        expected = network.restore(image, unknown)
+    for wanted, found in zip(
+        expected, model.run_with_noise(image.numpy(), unknown.numpy()), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
+    back_recipe, back = read_weights(path)
+    assert back_recipe == recipe
+    torch.testing.assert_close(back, weights, rtol=0, atol=0)

@@ -6,6 +6,7 @@ from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import (
     Clip,
     Correlated,
+    Either,
     Gaussian,
     Masking,
     PoissonGaussian,
@@ -84,3 +85,21 @@ def test_bad_recipes_are_refused_with_the_reason(text, words, tmp_path):
 )
 def test_sigma_range_is_what_the_steps_add_up_to(steps, expected):
     assert Recipe("x", corruption=steps).sigma_range == pytest.approx(expected, abs=0.01)
+
+
+def test_corruption_may_be_that_of_another_recipe(tmp_path):
+    (tmp_path / "rain.toml").write_text("corruption = [{ kind = 'gaussian', sigma = [1, 2] }]")
+    (tmp_path / "mine.toml").write_text("corruption = 'rain'")
+    assert load_recipe(tmp_path / "mine.toml").corruption == (Gaussian(sigma=(1, 2)),)
+    (tmp_path / "rain.toml").write_text("name = 'rain'")
+    with pytest.raises(RecipeError, match=r"rain\.toml has no list"):
+        load_recipe(tmp_path / "mine.toml")
+
+
+def test_the_levels_of_either_way_count():
+    photo = load_recipe(SHIPPED / "scripts" / "recipes" / "photo.toml")
+    assert photo.sigma_range == (0, 60)
+    nested = photo.corruption[0].otherwise[0].steps[0]
+    assert nested == Either(
+        steps=(Gaussian(sigma=(0, 60)),), otherwise=(Gaussian(sigma=(0, 12), share=0.7),)
+    )

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,17 @@ from conftest import CPU, TINY
 from PIL import Image
 
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.record import COLUMNS, Log, centre, draw_curves, show, validate
+from denoiser.training.corruption import Masking
+from denoiser.training.record import (
+    COLUMNS,
+    LABELS,
+    VALIDATION_SIGMAS,
+    Log,
+    centre,
+    draw_curves,
+    show,
+    validate,
+)
 
 
 def test_a_resumed_log_drops_the_lines_that_will_be_written_again(tmp_path):
@@ -53,3 +65,18 @@ def test_validation_measures_what_is_restored(photo, tmp_path):
 @pytest.mark.parametrize(("stride", "side"), [(8, 256), (24, 240), (300, 300)])
 def test_centres_fit_the_stride(photo, stride, side):
     assert centre(photo, stride).shape == (side, side, 3)
+
+
+def test_validation_measures_the_recipes_own_corruption(photo, tmp_path):
+    network = ConvAutoencoder(dataclasses.replace(TINY.network, estimator=4))
+    told = []
+    network.register_forward_pre_hook(lambda _, inputs: told.append(inputs[1].unique().tolist()))
+    pictures = [photo[:64, :64], photo[64:144, :96]]
+    scores = validate(network, pictures, CPU, tmp_path, (Masking(density=(1, 1)),))
+    assert len(scores) == len(VALIDATION_SIGMAS) + 1 == len(LABELS)
+    assert set(map(tuple, told)) == {(-1.0,)}  # it has to find out
+    black = [np.mean((centre(picture, 8, 64) / 255) ** 2) for picture in pictures]
+    expected = np.mean([-10 * np.log10(value) for value in black])
+    assert scores[-1] == pytest.approx(expected, abs=1.5)  # nothing is left of it
+    with Image.open(tmp_path / "validation.png") as sheet:
+        assert sheet.size == (10 * 80, 2 * 80)

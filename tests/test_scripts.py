@@ -7,8 +7,8 @@ from pathlib import Path
 
 import benchmark
 import compare
+import ffdnet
 import numpy as np
-import peers
 import pytest
 import torch
 import train
@@ -213,7 +213,7 @@ def test_benchmark_writes_its_tables_between_the_marks(tmp_path: Path):
         with Image.open(SAMPLE / name) as picture:
             picture.crop((0, 0, 96, 64)).save(folder / "a.png")
     weights = tmp_path / "ffdnet_color.pth"
-    torch.save(peers.FFDNet().state_dict(), weights)
+    torch.save(ffdnet.FFDNet().state_dict(), weights)
     page = tmp_path / "page.md"
     page.write_text(f"before\n\n{benchmark.BEGIN}stale\n{benchmark.END}\n\nafter\n")
     script(

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import math
 import signal
 
 import pytest
@@ -8,7 +9,8 @@ from conftest import CPU, TINY
 from PIL import Image
 
 from denoiser.errors import InputError, RecipeError, TrainingError
-from denoiser.training.corruption import Correlated, Jpeg
+from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.corruption import Clip, Correlated, Gaussian, Jpeg
 from denoiser.training.dataset import Crops
 from denoiser.training.recipe import Penalties, Training
 from denoiser.training.trainer import Trainer, learning_rate, load_checkpoint
@@ -55,7 +57,7 @@ def test_resumed_training_is_bit_exact(crops, photo, tmp_path):
     assert logs[0][0] == logs[1][0] and len(logs[0]) == 4
     assert logs[0][-1].split(",")[-3:] == logs[1][-1].split(",")[-3:]  # validation PSNR
     with Image.open(tmp_path / "a" / "validation.png") as sheet:
-        assert sheet.size == (8 * 256, 256)
+        assert sheet.size == (10 * 256, 256)
 
 
 def test_an_interrupt_saves_first(crops, tmp_path, monkeypatch):
@@ -172,7 +174,7 @@ def test_a_short_training_already_removes_noise(crops, photo, tmp_path, precisio
     trainer.run(crops, [photo], tmp_path, log_every=50)
     rows = (tmp_path / "log.csv").read_text().splitlines()
     losses = [float(row.split(",")[2]) for row in rows[1:]]
-    psnr_50 = float(rows[-1].split(",")[-1])
+    psnr_50 = float(rows[-1].split(",")[-2])
     assert losses[-1] < losses[0] * 0.7
     assert psnr_50 > 17  # the noisy picture has 14.2
 
@@ -215,3 +217,29 @@ def test_curves_and_validation_are_drawn(crops, photo, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         "checkpoint.pt", "log.csv", "curves.png", "validation.png"
     }  # fmt: skip
+
+
+ESTIMATING = dataclasses.replace(TINY.network, estimator=4)
+
+
+def test_a_share_of_the_crops_is_told_how_far_they_are_from_clean(crops):
+    steps = (Gaussian(sigma=(20, 20)), Clip())
+    recipe = dataclasses.replace(make(batch=64, told=0.25), network=ESTIMATING, corruption=steps)
+    noisy, sigma, clean = Trainer(recipe, CPU, "fp32")._examples(crops)
+    level = sigma[:, 0, 0, 0]
+    told = level >= 0
+    assert 4 < told.sum() < 32 and (level[~told] == -1).all()
+    rms = (noisy - clean).square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(level[told], rms[told])
+
+
+def test_weights_without_estimator_may_begin_a_run_with_one(crops):
+    trainer = Trainer(dataclasses.replace(TINY, network=ESTIMATING), CPU, "fp32")
+    old = ConvAutoencoder(TINY.network).state_dict()
+    trainer.load_weights(old)
+    for network in (trainer.model, trainer.averaged):
+        state = network.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in old.items())
+    assert math.isfinite(sum(part.item() for part in trainer.train_step(crops)))
+    with pytest.raises(RecipeError, match="another network"):
+        trainer.load_weights({name: old[name] for name in list(old)[1:]})
