@@ -13,7 +13,8 @@ from denoiser.errors import ModelError
 if TYPE_CHECKING:
     from denoiser.engine import Model
 
-SIZES = ("fast", "balanced", "best")
+SIZES = ("best", "balanced", "fast")
+"""From slow to fast; the best is the default on a GPU only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def default(known: Sequence[Card], *, gpu: bool = False) -> Card:
     Raises:
         ModelError: There are none.
     """
-    for size in ("best", "balanced", "fast")[0 if gpu else 1 :]:
+    for size in SIZES[0 if gpu else 1 :]:
         if newest := _newest(size, known):
             return newest
     raise ModelError("no released models: reinstall denoiser")

@@ -82,7 +82,7 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     "-m",
     "--model",
     metavar="fast|balanced|best|NAME|FILE",
-    help="A released model, or a path to an .onnx file.  [default: balanced; on a GPU best]",
+    help="A released model, or a path to an .onnx file.  [default: balanced]",
 )
 @click.option(
     "--sigma",

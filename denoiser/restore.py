@@ -25,7 +25,8 @@ OVERLAP_PX = 16
 SMALLEST_TILE_PX = 320
 PROCESS_BYTES = 150_000_000
 TILE_BYTES_PER_PX = 330
-"""Memory of the program itself and, per pixel of a tile, of denoise-gaussian-v1 on a CPU."""
+"""Memory of the program itself and, per pixel of a tile, of denoise-gaussian-v1 on a CPU; that of
+denoise-balanced-v1 is 240."""
 
 
 def denoise(

@@ -47,11 +47,12 @@ def test_tiles_give_what_the_whole_image_gives(size):
     np.testing.assert_allclose(tiled, whole, atol=2e-6)
 
 
-def test_released_model_has_no_seams(photo, rng):
+@pytest.mark.parametrize("sigma", ["auto", 25 / 255])
+def test_released_model_has_no_seams(photo, rng, sigma):
     model = denoiser.load_model(device="cpu")
     noisy = np.clip(photo / 255 + rng.normal(0, 25 / 255, photo.shape), 0, 1).astype(np.float32)
-    whole = denoise(noisy, model, sigma=25 / 255, tile_px=2000)
-    tiled = denoise(noisy, model, sigma=25 / 255, tile_px=256)
+    whole = denoise(noisy, model, sigma=sigma, tile_px=2000)
+    tiled = denoise(noisy, model, sigma=sigma, tile_px=320)
     assert np.abs(tiled - whole).max() * 255 <= 0.2
 
 
@@ -191,3 +192,15 @@ def test_progress_grows_to_the_whole(identity):
 def test_bad_arguments_are_refused(identity, image, options, error):
     with pytest.raises(error):
         denoise(image, identity, **options)
+
+
+@pytest.mark.slow
+def test_the_released_model_moves_smoothly_with_the_strength(photo, rng):
+    model = denoiser.load_model("balanced", device="cpu")
+    clean = photo[:160, :160] / np.float32(255)
+    noisy = (clean + rng.normal(0, 20 / 255, clean.shape)).astype(np.float32)
+    steps = [denoise(noisy, model, strength=strength / 10) for strength in range(11)]
+    np.testing.assert_array_equal(steps[0], noisy)
+    removed = [np.abs(step - noisy).mean() for step in steps]
+    grown = np.diff(removed)
+    assert (grown > 0).all() and grown.max() < 0.25 * removed[-1]
