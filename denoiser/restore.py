@@ -92,8 +92,6 @@ def denoise_into(
     target = out[..., None] if out.ndim == 2 else out
     level = noise_level(source, sigma, model)
     told = -1.0 if level is None else level
-    if model.contract.estimates:  # these change nothing where they are told that there is no noise
-        told *= strength
     found: list[float] = []
 
     def restore_window(window: np.ndarray) -> np.ndarray:  # (H, W, C) to (H, W, C)
@@ -109,7 +107,7 @@ def denoise_into(
             raise ModelError("the model returned NaN: try --precision fp32")
         if channels == 1:
             restored = np.asarray(restored.mean(2, keepdims=True))
-        if not model.contract.estimates and strength < 1:
+        if strength < 1:
             restored = window + np.float32(strength) * (restored - window)
         return restored
 

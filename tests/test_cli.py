@@ -115,7 +115,7 @@ def test_options_that_concern_the_file(run_denoise, noisy, tmp_path):
         assert run_denoise(noisy, tmp_path / name, "--quality", quality).code == 0
     assert (tmp_path / "a.jpg").stat().st_size < (tmp_path / "b.jpg").stat().st_size
     assert run_denoise(noisy, tmp_path / "weak.png", "--strength", 0.25).code == 0
-    assert run_denoise(noisy, tmp_path / "full.png", "--tile", 256).code == 0
+    assert run_denoise(noisy, tmp_path / "full.png", "--tile", 320).code == 0
     before = images.read(noisy).pixels.astype(int)
     weak, full = (images.read(tmp_path / f"{name}.png").pixels for name in ("weak", "full"))
     np.testing.assert_allclose(weak - before, (full - before) * 0.25, atol=1)
@@ -291,7 +291,7 @@ def test_no_progress_bar_without_a_terminal(large, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_no_partial_file(large, tmp_path, number):
-    process, read_until = start_on_terminal(large, tmp_path / "out.png", "--tile", "256")
+    process, read_until = start_on_terminal(large, tmp_path / "out.png", "--tile", "320")
     assert b"%" in read_until(b"%")
     process.send_signal(number)
     shown = read_until(b"never")

@@ -238,7 +238,13 @@ def test_multiply_adds_are_counted():
 @pytest.mark.slow
 def test_noise_sheet_shows_real_noise_beside_ours(tmp_path: Path):
     script(
-        "noise_sheet.py", SAMPLE / "noisy.png", SAMPLE / "clean.png", "--out", tmp_path / "a.png"
+        "noise_sheet.py",
+        SAMPLE / "noisy.png",
+        SAMPLE / "clean.png",
+        "--places",
+        "1",
+        "--out",
+        tmp_path / "a.png",
     )
     side = 3 * 64 + 4
     with Image.open(tmp_path / "a.png") as sheet:
