@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -24,12 +24,12 @@ import numpy as np
 import onnx
 import peers
 from matplotlib.figure import Figure
+from page import around, table
 from PIL import Image
 
 from denoiser import catalog, restore
 from denoiser.cli import run, say
 from denoiser.engine import CPU, Model
-from denoiser.errors import InputError
 
 Denoisers = dict[str, peers.Denoiser]
 Contestants = dict[str, tuple[peers.Denoiser, float | None]]
@@ -37,7 +37,7 @@ Contestants = dict[str, tuple[peers.Denoiser, float | None]]
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmark.md"
-BEGIN, END = "<!-- written by scripts/benchmark.py -->\n", "<!-- end -->"
+BEGIN = "<!-- written by scripts/benchmark.py -->\n"
 LEVELS = (15, 25, 50)
 GUESSES = (5, 10, 15, 20)  # levels of which a peer is told the best, for a set of pairs
 GROWTH_MP = (0.25, 1, 4, 16, 100)
@@ -60,17 +60,17 @@ class Score:
         restored = denoiser(case.noisy, sigma)
         self.seconds += time.perf_counter() - started
         self.pixels += case.clean.shape[0] * case.clean.shape[1]
-        self.psnrs_db.append(evaluate.psnr_db(evaluate.to_8bit(restored), case.clean))
+        self.psnrs_db.append(evaluate.psnr_db(peers.to_8bit(restored), case.clean))
 
     @property
     def psnr_db(self) -> float:
         """Mean over the pictures."""
         return float(np.mean(self.psnrs_db))
 
-    @property
-    def megapixels_per_s(self) -> float:
-        """All pixels over all seconds."""
-        return self.pixels / 1e6 / self.seconds
+
+def megapixels_per_s(scores: Sequence[Score]) -> float:
+    """All pixels over all seconds."""
+    return sum(score.pixels for score in scores) / 1e6 / sum(score.seconds for score in scores)
 
 
 def compete(cases: Iterable[evaluate.Case], contestants: Contestants) -> dict[str, Score]:
@@ -107,7 +107,7 @@ def gaussian(
     rows, points = [], {}
     for name in columns[0]:
         scores = [column[name] for column in columns]
-        speed = sum(s.pixels for s in scores) / 1e6 / sum(s.seconds for s in scores)
+        speed = megapixels_per_s(scores)
         rows.append([name, *(f"{score.psnr_db:.2f}" for score in scores), f"{speed:.2f}"])
         if not name.endswith(", told"):
             points[name] = (speed, scores[1].psnr_db)
@@ -138,7 +138,7 @@ def pairs(
         cells = [f"{scores[name].psnr_db:.2f}"]
         if name != "noisy":
             cells += [f"{np.mean(gains > 0):.0%}", f"{gains.min():+.2f}"]
-            cells += [f"{scores[name].megapixels_per_s:.2f}"]
+            cells += [f"{megapixels_per_s([scores[name]]):.2f}"]
         rows.append([name, *cells, *[""] * (4 - len(cells))])
     heads = [f"{folder.name} ({len(noisy)} pairs)", "PSNR", "better than noisy", "worst", "MP/s"]
     return table(heads, rows)
@@ -242,12 +242,6 @@ def peak_memory_mb(model: Path, device: str) -> float:
     return int(done.stdout) / 1024
 
 
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    """Write Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def draw(
     points: dict[str, tuple[float, float]], seconds: dict[str, list[float]], path: Path
 ) -> None:
@@ -290,10 +284,7 @@ def main(
     page: Path,
 ) -> None:
     """Measure, print the tables and write them into the page, with the plot beside it."""
-    before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not (found and closed):
-        raise InputError(f"{page} lacks the marks between which to write")
+    before, after = around(page, BEGIN)
     paths = [catalog.find(name) for name in names] or [card.path for card in catalog.cards()]
     paths = list(dict.fromkeys(paths))
     loaded = {path.stem: Model(path, device=device) for path in paths}
@@ -320,7 +311,7 @@ def main(
     parts.append(f"![quality over speed, time over size]({plot.parent.name}/{plot.name})")
     text = "\n".join(part.rstrip() + "\n" for part in parts)
     click.echo(text)
-    page.write_text(before + BEGIN + text + END + after, encoding="utf-8")
+    page.write_text(before + text + after, encoding="utf-8")
 
 
 def processor() -> str:

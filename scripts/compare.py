@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import page
 import torch
 import vector_field
 from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "autoencoders.md"
 PICTURES = ROOT / "docs" / "autoencoders"
 SAMPLE = ROOT / "docs" / "sample" / "clean.png"  # CC0, not among the training pictures
-BEGIN, END = "<!-- written by scripts/compare.py -->\n", "<!-- end -->"
+BEGIN = "<!-- written by scripts/compare.py -->\n"
 CPU = torch.device("cpu")
 ACTIVE = 0.1
 """A unit is active where it reaches this share of its largest activation."""
@@ -133,15 +134,15 @@ def table(findings: dict[str, Findings]) -> str:
     heads = ["", "code size", "reconstruction"]
     heads += [f"sigma {sigma}" for sigma in VALIDATION_SIGMAS[1:]]
     heads += ["active", "rho_hat", "Jacobian", "moved by noise", "moved by a shift"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    rows = []
     for name, found in findings.items():
         cells = [name, f"{found.code_per_value:.3g}"]
         cells += [f"{score:.2f}" for score in found.psnr_db]
         cells += [f"{found.active:.0%}", f"{np.median(found.mean_activations):.3f}"]
         cells += [f"{found.jacobian:.3g}", f"{found.noise_sensitivity:.2%}"]
         cells += [f"{found.shift_sensitivity:.0%}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return page.table(heads, rows)
 
 
 def draw_histograms(findings: dict[str, Findings], path: Path) -> None:
@@ -204,6 +205,7 @@ def main(
     images: tuple[Path, ...], measured: Path, out: Path, steps: int | None, only: tuple[str, ...]
 ) -> None:
     """Train the family, measure it, and write the page's table and pictures."""
+    before, after = page.around(PAGE, BEGIN)
     recipes = members()
     if unknown := set(only) - set(recipes):
         raise ArgumentError(f"unknown member {unknown.pop()!r}; known: {', '.join(recipes)}")
@@ -231,9 +233,7 @@ def main(
     draw_histograms(findings, PICTURES / "rho-hat.png")
     draw_sheet(networks, PICTURES / "sheet.jpg")
     vector_field.draw(vector_field.train(), PICTURES / "vector-field.png")
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    PAGE.write_text(before + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
+    PAGE.write_text(before + text + after, encoding="utf-8")
     say(f"wrote {PAGE}")
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import click
 import numpy as np
+import page
 import peers
+from peers import to_8bit
 from PIL import Image
 from skimage.metrics import structural_similarity
 
@@ -54,12 +56,6 @@ def ssim(restored: np.ndarray, clean: np.ndarray) -> float:
             use_sample_covariance=False,
         )
     )
-
-
-def to_8bit(image: np.ndarray) -> np.ndarray:
-    """Clip to [0, 1] and round to uint8."""
-    scaled: np.ndarray = np.rint(np.clip(image, 0, 1) * 255)
-    return scaled.astype(np.uint8)
 
 
 def gaussian_cases(folder: Path, level: int, limit: int | None) -> Iterator[Case]:
@@ -136,10 +132,7 @@ def main(
             f"sigma {level}": gaussian_cases(images, level, limit)
             for level in sigmas or (15, 25, 50)
         }
-    lines = [
-        f"| {images.name} | noisy | " + " | ".join(denoisers) + " |",
-        "|---" * (2 + len(denoisers)) + "|",
-    ]
+    rows = []
     sheet: list[np.ndarray] = []
     for setting, cases in settings.items():
         scores: list[list[tuple[float, float]]] = []
@@ -159,9 +152,9 @@ def main(
             if large_enough and len(scores) <= max(1, SHEET_ROWS // len(settings)):
                 sheet.append(sheet_row(case, results))
         means = np.mean(scores, 0)
-        cells = " | ".join(f"{psnr:.2f} / {similar:.4f}" for psnr, similar in means)
-        lines.append(f"| {setting} ({len(scores)} pictures) | {cells} |")
-    table = "\n".join(lines)
+        cells = [f"{psnr:.2f} / {similar:.4f}" for psnr, similar in means]
+        rows.append([f"{setting} ({len(scores)} pictures)", *cells])
+    table = page.table([images.name, "noisy", *denoisers], rows).rstrip()
     click.echo(f"\nPSNR in dB / SSIM\n\n{table}")
     if out:
         out.mkdir(parents=True, exist_ok=True)

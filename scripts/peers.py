@@ -46,6 +46,12 @@ def ours(noisy: np.ndarray, sigma: float | None, model: Model) -> np.ndarray:
     return restore.denoise(noisy, model, sigma=level)
 
 
+def to_8bit(image: np.ndarray) -> np.ndarray:
+    """Clip to [0, 1] and round to uint8."""
+    scaled: np.ndarray = np.rint(np.clip(image, 0, 1) * 255)
+    return scaled.astype(np.uint8)
+
+
 def nlm(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
     """OpenCV's non-local means for colour, on the clipped 8-bit image that it demands.
 
@@ -54,7 +60,7 @@ def nlm(noisy: np.ndarray, sigma: float | None) -> np.ndarray:
     import cv2
 
     level = (estimate_sigma(noisy) if sigma is None else sigma) * 255
-    bgr = np.rint(np.clip(noisy, 0, 1) * 255).astype(np.uint8)[..., ::-1].copy()
+    bgr = to_8bit(noisy)[..., ::-1].copy()
     restored: np.ndarray = cv2.fastNlMeansDenoisingColored(
         bgr, None, level * 0.5, level * 0.5, 7, 21
     )

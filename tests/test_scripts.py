@@ -14,6 +14,7 @@ import torch
 import train
 import vector_field
 from conftest import CPU, SAMPLE, SHIPPED, estimating_onnx
+from page import END
 from PIL import Image
 
 from denoiser import catalog, cli
@@ -122,7 +123,7 @@ def test_the_comparison_writes_its_page(tmp_path: Path, monkeypatch, capsys):
     images, page, pictures = tmp_path / "images", tmp_path / "page.md", tmp_path / "pictures"
     images.mkdir()
     shutil.copy(SAMPLE / "clean.png", images)
-    page.write_text(f"before\n{compare.BEGIN}old\n{compare.END}\nafter\n")
+    page.write_text(f"before\n{compare.BEGIN}old\n{END}\nafter\n")
     members = compare.members()
     assert {"undercomplete", "sparse-l1", "sparse-kl", "contractive", "denoising"} < set(members)
     small = {
@@ -215,7 +216,7 @@ def test_benchmark_writes_its_tables_between_the_marks(tmp_path: Path):
     weights = tmp_path / "ffdnet_color.pth"
     torch.save(ffdnet.FFDNet().state_dict(), weights)
     page = tmp_path / "page.md"
-    page.write_text(f"before\n\n{benchmark.BEGIN}stale\n{benchmark.END}\n\nafter\n")
+    page.write_text(f"before\n\n{benchmark.BEGIN}stale\n{END}\n\nafter\n")
     script(
         "benchmark.py", "--images", clean, "--pairs", tmp_path, "--model", model, "--peer", "nlm",
         "--peer", "ffdnet", "--weights", tmp_path, "--largest-mp", "0.25", "--page", page,
