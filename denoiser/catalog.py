@@ -130,9 +130,9 @@ def _choose(name: str, known: Sequence[Card]) -> Card:
 
 def _newest(size: str, known: Sequence[Card]) -> Card | None:
     """Find the latest of the models denoise-SIZE-vN."""
-    found = {card.name: re.fullmatch(rf"denoise-{size}-v(\d+)", card.name) for card in known}
-    versions = {int(match[1]): name for name, match in found.items() if match}
-    return next((card for card in known if versions and card.name == versions[max(versions)]), None)
+    matches = ((re.fullmatch(rf"denoise-{size}-v(\d+)", card.name), card) for card in known)
+    versions = {int(match[1]): card for match, card in matches if match}
+    return versions[max(versions)] if versions else None
 
 
 def sha256_of(path: Path) -> str:

@@ -5,7 +5,7 @@ A recipe lists steps; each is applied in turn to the crops that it is drawn for.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -303,8 +303,7 @@ class Camera(Step):
             soft = filters.blur(grey, torch.ones_like(shot), 1)
             grey = grey + draw.uniform(self.sharpen) * (grey - soft)
         noise = noise + grey
-        variance = (noise**2).mean((1, 2, 3), keepdim=True)
-        return Batch(batch.clean, batch.noisy + noise, batch.variance + variance)
+        return Batch(batch.clean, batch.noisy + noise, batch.variance + power(noise))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -363,12 +362,7 @@ class Either(Step):
             crops = Batch(batch.clean[part], batch.noisy[part], batch.variance[part])
             if len(crops.clean):
                 ways.append(_apply_all(crops, steps, draw.generator))
-        return Batch(
-            *(
-                torch.cat([getattr(way, name) for way in ways])
-                for name in ("clean", "noisy", "variance")
-            )
-        )
+        return _together(lambda *parts: torch.cat(parts), *ways)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -414,12 +408,15 @@ KINDS: dict[str, type[Step]] = {
 }
 
 
+def _together(join: Callable[..., Tensor], *batches: Batch) -> Batch:
+    """Join batches: clean with clean, noisy with noisy, variance with variance."""
+    names = ("clean", "noisy", "variance")
+    return Batch(*(join(*(getattr(batch, name) for batch in batches)) for name in names))
+
+
 def _with_variance(after: Batch, before: Batch) -> Batch:
     """Scale the variance by how much weaker or stronger a step has left the noise."""
-    now, then = (
-        (batch.noisy - batch.clean).square().mean((1, 2, 3), keepdim=True)
-        for batch in (after, before)
-    )
+    now, then = (power(batch.noisy - batch.clean) for batch in (after, before))
     return dataclasses.replace(after, variance=before.variance * now / then.clamp(min=1e-12))
 
 
@@ -429,6 +426,11 @@ def _unbiased(noise: Tensor) -> Tensor:
     mean = F.avg_pool2d(noise, side, ceil_mode=True, count_include_pad=False)
     size = list(noise.shape[2:])
     return noise - F.interpolate(mean, size, mode="bilinear", align_corners=False)
+
+
+def power(noise: Tensor) -> Tensor:
+    """Mean square of each crop of (N, 3, H, W), (N, 1, 1, 1)."""
+    return noise.square().mean((1, 2, 3), keepdim=True)
 
 
 def luma(image: Tensor) -> Tensor:
@@ -469,11 +471,6 @@ def _apply_all(batch: Batch, steps: Sequence[Step], generator: torch.Generator) 
         after = step.apply(batch, draw)
         if step.share < 1:
             chosen = draw.uniform((0, 1)) < step.share
-            after = Batch(
-                *(
-                    torch.where(chosen, getattr(after, name), getattr(batch, name))
-                    for name in ("clean", "noisy", "variance")
-                )
-            )
+            after = _together(lambda new, old, at=chosen: torch.where(at, new, old), after, batch)
         batch = after
     return batch

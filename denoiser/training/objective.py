@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from denoiser.training import neighbor2neighbor, penalties
 from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.corruption import power
 from denoiser.training.recipe import ESTIMATOR_STRIDE, Recipe
 
 KNEE = 10 / 255
@@ -82,6 +83,6 @@ def distance(restored: Tensor, target: Tensor, image: Tensor, name: str) -> Tens
     if name == "l2":
         return F.mse_loss(restored, target)
     if name == "weighted-l1":
-        level = (image.detach() - target).square().mean((1, 2, 3)).sqrt()
+        level = power(image.detach() - target).flatten().sqrt()
         return ((restored - target).abs().mean((1, 2, 3)) * KNEE / (KNEE + level)).mean()
     return torch.sqrt((restored - target) ** 2 + 1e-6).mean()

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from denoiser.errors import InputError, RecipeError, TrainingError
 from denoiser.training import neighbor2neighbor
 from denoiser.training.autoencoder import ConvAutoencoder, split
-from denoiser.training.corruption import corrupt
+from denoiser.training.corruption import corrupt, power
 from denoiser.training.dataset import Crops
 from denoiser.training.objective import Objective
 from denoiser.training.recipe import Recipe, Training
@@ -216,7 +216,7 @@ class Trainer:
             split(image, phases) for image in corrupt(batch, self.recipe.corruption, self.generator)
         )
         if self.recipe.network.estimator:
-            sigma = (noisy - clean).square().mean((1, 2, 3), keepdim=True).sqrt().expand_as(sigma)
+            sigma = power(noisy - clean).sqrt().expand_as(sigma)
             chance = torch.rand(len(sigma), device=sigma.device, generator=self.generator)
             told = chance < self.recipe.training.told
             sigma = torch.where(told[:, None, None, None], sigma, -torch.ones_like(sigma))
