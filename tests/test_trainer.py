@@ -13,7 +13,7 @@ from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import Clip, Correlated, Gaussian, Jpeg
 from denoiser.training.dataset import Crops
 from denoiser.training.recipe import Penalties, Training
-from denoiser.training.trainer import Trainer, learning_rate, load_checkpoint
+from denoiser.training.trainer import Trainer, load_checkpoint, schedule
 
 
 @pytest.fixture
@@ -31,22 +31,23 @@ def flat(weights):
 
 def test_schedule_warms_up_and_ends_at_zero():
     training = Training(steps=100, warmup_steps=10, rate=1.0)
-    rates = [learning_rate(step, training) for step in range(101)]
+    rates = [schedule(step, training) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1 and rates[100] == 0
     assert all(late <= early for early, late in itertools.pairwise(rates[10:]))
     short = Training(steps=20, warmup_steps=500, rate=1.0)  # what is left is warm-up enough
-    assert max(learning_rate(step, short) for step in range(20)) == 1
+    assert max(schedule(step, short) for step in range(20)) == 1
 
 
-def test_resumed_training_is_bit_exact(crops, photo, tmp_path):
-    straight = Trainer(TINY, CPU, "fp32")
+@pytest.mark.parametrize("recipe", [TINY, make(muon_rate=1e-3)], ids=["adamw", "muon"])
+def test_resumed_training_is_bit_exact(recipe, crops, photo, tmp_path):
+    straight = Trainer(recipe, CPU, "fp32")
     straight.run(crops, [photo], tmp_path / "a", log_every=2)
 
-    first = Trainer(TINY, CPU, "fp32")
+    first = Trainer(recipe, CPU, "fp32")
     for _ in range(3):
         first.train_step(crops)
     first.save(tmp_path / "checkpoint.pt")
-    second = Trainer(TINY, CPU, "fp32")
+    second = Trainer(recipe, CPU, "fp32")
     second.resume(tmp_path / "checkpoint.pt")
     assert second.step == 3
     second.run(crops, [photo], tmp_path / "b", log_every=2)
@@ -124,8 +125,8 @@ def test_an_interrupt_waits_for_the_step_to_be_whole(crops, tmp_path, monkeypatc
         straight.train_step(crops)
     optimize = stopped.optimizer.step
 
-    def interrupted():
-        optimize()
+    def interrupted(share):
+        optimize(share)
         if stopped.step == 2:
             signal.raise_signal(signal.SIGTERM)  # as from another process
 

@@ -64,12 +64,15 @@ class Penalties:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Optimisation: AdamW with linear warm-up and a cosine to zero, weights averaged (EMA)."""
+    """Optimisation: linear warm-up of the rates and a cosine to zero, weights averaged (EMA)."""
 
     steps: int = 20_000
     batch: int = 8
     crop_px: int = 96
     rate: float = 1e-3
+    """Full rate of AdamW."""
+    muon_rate: float = 0.0
+    """Full rate of Muon for the kernels of hidden convolutions; 0 leaves them to AdamW."""
     warmup_steps: int = 500
     """Steps until the full rate; a quarter of all where that is less."""
     weight_decay: float = 1e-4
@@ -135,6 +138,7 @@ class Recipe:
             "penalties.contraction must not be negative": 0 <= penalties.contraction < math.inf,
             "penalties.probes must be at least 1": penalties.probes >= 1,
             "training.rate must be positive": 0 < training.rate < math.inf,
+            "training.muon_rate must not be negative": 0 <= training.muon_rate < math.inf,
             "training.largest_gradient must be positive": training.largest_gradient > 0,
             "training.warmup_steps must not be negative": training.warmup_steps >= 0,
             "training.weight_decay must not be negative": 0 <= training.weight_decay < math.inf,

@@ -22,6 +22,7 @@ from denoiser.training.autoencoder import ConvAutoencoder, split
 from denoiser.training.corruption import corrupt, power
 from denoiser.training.dataset import Crops
 from denoiser.training.objective import Objective
+from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
 from denoiser.training.record import Log, draw_curves, show, validate
 
@@ -30,12 +31,12 @@ DIVERGED = 10  # a loss this many times the least one so far ends the run
 RECENT = 0.1  # weight of the newest step in the running mean that is watched for it
 
 
-def learning_rate(step: int, training: Training) -> float:
-    """Linear warm-up to `training.rate`, then half a cosine down to zero at the last step."""
+def schedule(step: int, training: Training) -> float:
+    """Share of the full rate: linear warm-up, then half a cosine to zero at the last step."""
     warmup_steps = min(training.warmup_steps, training.steps // 4)
     warmup = min(1.0, (step + 1) / max(1, warmup_steps))
     progress = min(1.0, max(0, step - warmup_steps) / max(1, training.steps - warmup_steps))
-    return training.rate * warmup * 0.5 * (1 + math.cos(math.pi * progress))
+    return warmup * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _update_ema(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
@@ -112,9 +113,7 @@ class Trainer:
         self.model = ConvAutoencoder(recipe.network)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(self.model, multi_avg_fn=_update_ema(recipe.training.ema_decay))
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), betas=(0.9, 0.99), weight_decay=recipe.training.weight_decay
-        )
+        self.optimizer = Optimizer(self.model, recipe.training)
         self.objective: nn.Module = Objective(self.model, recipe, self.generator)
         if self.processes > 1:
             self.objective = DistributedDataParallel(self.objective)
@@ -186,8 +185,6 @@ class Trainer:
             The loss without penalties, and the penalties, as tensors that nobody waited for.
         """
         training = self.recipe.training
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, training)
         # randomness depends on seed and step alone: nothing to save, the same in every process
         seed = training.seed * 1_000_003 + self.step
         self.generator.manual_seed(seed)
@@ -196,11 +193,11 @@ class Trainer:
             self.generator.manual_seed(seed + (self.rank << 32))
         with self._autocast():
             loss, penalty = self.objective(*examples)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         (loss + penalty).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), training.largest_gradient)
         with _uninterrupted():
-            self.optimizer.step()
+            self.optimizer.step(schedule(self.step, training))
             self.ema.update_parameters(self.model)
             self.step += 1
         return loss.detach(), penalty.detach()
@@ -306,7 +303,7 @@ class Trainer:
                     if validation and drawing:
                         scores = self._validate(validation, folder)
                     megapixels = self.step * pixels_per_step / 1e6
-                    rate = learning_rate(self.step, training)
+                    rate = training.rate * schedule(self.step, training)
                     log.write(self.step, [megapixels, loss, penalty, rate, speed / 1e3, *scores])
                     if drawing:
                         draw_curves(log, folder / "curves.png")
