@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import hashlib
 import importlib.metadata
 import sys
 from collections.abc import Mapping
@@ -73,6 +74,7 @@ class Model:
         self.fallback: str | None = None
         """Why no GPU is used although one would have been welcome; None if one is, or none was."""
         onnx = self._read(source)
+        self.sha256 = hashlib.sha256(onnx).hexdigest()
         self._session: onnxruntime.InferenceSession | None = None
         if index is not None:
             self.fallback = gpu_problem()

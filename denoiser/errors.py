@@ -45,6 +45,12 @@ class OutOfMemoryError(DenoiserError):
     exit_code = 2
 
 
+class PartialError(DenoiserError):
+    """Some pictures of a folder failed, the rest are done."""
+
+    exit_code = 4
+
+
 class OutputError(DenoiserError):
     """The output cannot be written."""
 

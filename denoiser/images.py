@@ -5,7 +5,7 @@ import io
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Literal
 
@@ -86,6 +86,8 @@ def write(
     depth: Literal["keep", "8", "16"] = "keep",
     strip_metadata: bool = False,
     overwrite: bool = False,
+    scratch: Path | None = None,
+    before_naming: Callable[[Path], None] = lambda part: None,
 ) -> list[str]:
     """Write a picture with all that the format can hold.
 
@@ -97,6 +99,9 @@ def write(
         depth: Bits per channel; "keep" goes no lower than the format demands.
         strip_metadata: Leave out EXIF, XMP and DPI. ICC stays: without it colours change.
         overwrite: Replace an existing file. Other things than files are never replaced.
+        scratch: Folder for the unfinished file if it is on the same file system; None is the
+            target's own.
+        before_naming: Told the whole file, which is on the disk, before it gets its name.
 
     Returns:
         What the format could not hold, a line each.
@@ -108,7 +113,7 @@ def write(
     try:
         adapted, notes = adapt(picture, format, depth, strip_metadata)
         if isinstance(target, Path):
-            with _whole_file(target, overwrite) as file:
+            with _whole_file(target, overwrite, scratch, before_naming) as file:
                 codecs.encode(adapted, file, format, quality)
         else:
             buffer = io.BytesIO()  # encoders seek, a pipe cannot
@@ -125,12 +130,17 @@ def write(
 
 
 @contextlib.contextmanager
-def _whole_file(target: Path, overwrite: bool) -> Iterator[IO[bytes]]:
-    """Open a hidden file beside `target` that takes its name only on success."""
+def _whole_file(
+    target: Path, overwrite: bool, scratch: Path | None, before_naming: Callable[[Path], None]
+) -> Iterator[IO[bytes]]:
+    """Open a hidden file that takes the name of `target` only on success."""
     target = target.resolve()  # a link stays, what it points to is written
     if target.exists() and not target.is_file():
         raise OutputError(f"{target} is no ordinary file: it is not replaced")
-    descriptor, name = tempfile.mkstemp(".part", ".denoise-", target.parent)
+    folder = target.parent
+    if scratch and scratch.stat().st_dev == folder.stat().st_dev:
+        folder = scratch
+    descriptor, name = tempfile.mkstemp(".part", ".denoise-", folder)
     os.close(descriptor)
     part = Path(name)
     try:
@@ -139,15 +149,16 @@ def _whole_file(target: Path, overwrite: bool) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         part.chmod(_default_mode())
+        before_naming(part)
         if overwrite:
             part.replace(target)
         else:
-            _rename_new(part, target)
+            rename_new(part, target)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _rename_new(part: Path, target: Path) -> None:
+def rename_new(part: Path, target: Path) -> None:
     """Give a file its name unless something has that name, at whatever moment it appeared."""
     try:
         target.hardlink_to(part)

@@ -1,7 +1,7 @@
 """Restoring arrays: noise level, tiles, engine, blend."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -85,36 +85,63 @@ def denoise_into(
         `strength` is 0 and nobody looked.
     """
     _check(image, sigma, strength, out)
-    if strength == 0 or image.size == 0:
-        out[...] = image
-        return 0.0 if sigma == "auto" else float(sigma)
     source = image[..., None] if image.ndim == 2 else image
     target = out[..., None] if out.ndim == 2 else out
-    level = noise_level(source, sigma, model)
-    told = -1.0 if level is None else level
-    found: list[float] = []
+    return _denoise_stack(
+        target[None],
+        source[None],
+        model,
+        sigma=sigma,
+        strength=strength,
+        tile_px=tile_px,
+        progress=progress,
+    )[0]
 
-    def restore_window(window: np.ndarray) -> np.ndarray:  # (H, W, C) to (H, W, C)
-        channels = window.shape[2]
-        colour = np.repeat(window, 3, 2) if channels == 1 else window
-        batch = np.ascontiguousarray(colour.transpose(2, 0, 1)[None])  # (1, 3, H, W)
-        noise_map = np.full_like(batch[:, :1], told)
+
+def _denoise_stack(
+    out: np.ndarray,
+    stack: np.ndarray,
+    model: Model,
+    *,
+    sigma: float | Literal["auto"],
+    strength: float,
+    tile_px: int,
+    progress: Progress | None,
+) -> list[float]:
+    """Remove noise from images (N, H, W, C), as `denoise_into` does; returns N noise levels."""
+    if strength == 0 or stack.size == 0:
+        out[...] = stack
+        return [0.0 if sigma == "auto" else float(sigma)] * len(stack)
+    levels = [noise_level(image, sigma, model) for image in stack]
+    told = np.array([-1.0 if level is None else level for level in levels], np.float32)
+    found: list[np.ndarray] = []  # (N,) of each tile
+
+    def restore_windows(windows: np.ndarray) -> np.ndarray:  # (N, H, W, C) to (N, H, W, C)
+        channels = windows.shape[3]
+        colour = np.repeat(windows, 3, 3) if channels == 1 else windows
+        batch = np.ascontiguousarray(colour.transpose(0, 3, 1, 2))  # (N, 3, H, W)
+        noise_map = np.empty_like(batch[:, :1])
+        noise_map[...] = told[:, None, None, None]
         batch, noise = model.run_with_noise(batch, noise_map)
         if noise is not None:
-            found.append(float(noise.mean()))
-        restored: np.ndarray = batch[0].transpose(1, 2, 0)
+            found.append(noise.mean((1, 2, 3)))
+        restored: np.ndarray = batch.transpose(0, 2, 3, 1)
         if not np.isfinite(restored).all():
             raise ModelError("the model returned NaN: try --precision fp32")
         if channels == 1:
-            restored = np.asarray(restored.mean(2, keepdims=True))
+            restored = np.asarray(restored.mean(3, keepdims=True))
         if strength < 1:
-            restored = window + np.float32(strength) * (restored - window)
+            restored = windows + np.float32(strength) * (restored - windows)
         return restored
 
     tile_px = tile_px or _default_tile_px(model)
-    while not _tiled(source, target, restore_window, model.contract, tile_px, progress):
+    while not _tiled(stack, out, restore_windows, model.contract, tile_px, progress):
         tile_px //= 2
-    return float(np.mean(found)) if level is None else level
+    estimates = np.mean(found, 0) if found else told
+    return [
+        float(estimate) if level is None else level
+        for level, estimate in zip(levels, estimates, strict=True)
+    ]
 
 
 def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model) -> float | None:
@@ -137,7 +164,7 @@ def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model)
 
 
 def denoise_channels(
-    pixels: np.ndarray,
+    pictures: Sequence[np.ndarray],
     mode: str,
     model: Model,
     *,
@@ -145,14 +172,15 @@ def denoise_channels(
     strength: float = 1.0,
     tile_px: int = 0,
     progress: Progress | None = None,
-) -> float:
-    """Remove noise in place from pixels that may have alpha, or be ink.
+) -> list[float]:
+    """Remove noise in place from pictures that may have alpha, or be ink.
 
     Alpha is left as it is, bit for bit. Ink is restored as the light that it leaves: cyan, magenta
     and yellow together as colour, black as grey.
 
     Args:
-        pixels: (H, W, C), dtype as in `denoise`; overwritten.
+        pictures: (H, W, C) each, of one shape and dtype, which as in `denoise`; overwritten. More
+            than one are restored as a batch.
         mode: "L", "LA", "RGB", "RGBA" or "CMYK".
         model: A loaded model.
         sigma: As in `denoise`.
@@ -161,16 +189,19 @@ def denoise_channels(
         progress: As in `denoise`.
 
     Returns:
-        The noise level as `denoise_into` tells it; for ink that of cyan, magenta and yellow.
+        Of each picture the noise level as `denoise_into` tells it; for ink that of cyan, magenta
+        and yellow.
     """
-    colour = pixels[..., :3] if mode in ("RGB", "RGBA", "CMYK") else pixels[..., :1]
-    parts = [colour, pixels[..., 3:]] if mode == "CMYK" else [colour]
-    full = pixels.dtype.type(np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1)
+    stack = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
+    colour = stack[..., :3] if mode in ("RGB", "RGBA", "CMYK") else stack[..., :1]
+    parts = [colour, stack[..., 3:]] if mode == "CMYK" else [colour]
+    full = stack.dtype.type(np.iinfo(stack.dtype).max if stack.dtype.kind == "u" else 1)
     levels = []
     for part in parts:
+        _check(part[0], sigma, strength, None)
         if mode == "CMYK":
             np.subtract(full, part, out=part)
-        level = denoise_into(
+        found = _denoise_stack(
             part,
             part,
             model,
@@ -179,9 +210,12 @@ def denoise_channels(
             tile_px=tile_px,
             progress=progress,
         )
-        levels.append(level)
+        levels.append(found)
         if mode == "CMYK":
             np.subtract(full, part, out=part)
+    if len(pictures) > 1:
+        for picture, restored in zip(pictures, stack, strict=True):
+            picture[...] = restored
     return levels[0]
 
 
@@ -229,9 +263,9 @@ def _default_tile_px(model: Model) -> int:
 
 
 def _tiled(
-    image: np.ndarray,
+    stack: np.ndarray,
     out: np.ndarray,
-    restore_window: Callable[[np.ndarray], np.ndarray],
+    restore_windows: Callable[[np.ndarray], np.ndarray],
     contract: Contract,
     tile_px: int,
     progress: Progress | None,
@@ -239,9 +273,9 @@ def _tiled(
     """Restore a row of tiles at a time, so that only one row is ever held in float32.
 
     Args:
-        image: (H, W, C).
-        out: Where the result goes; may be `image`.
-        restore_window: Maps (H, W, C) float32 in [0, 1] to its like, H and W multiples of the
+        stack: (N, H, W, C).
+        out: Where the result goes; may be `stack`.
+        restore_windows: Maps (N, H, W, C) float32 in [0, 1] to its like, H and W multiples of the
             stride.
         contract: The model's stride and halo.
         tile_px: Side of the tiles.
@@ -250,52 +284,56 @@ def _tiled(
     Returns:
         False if the device lacks memory for such tiles and `out` is still untouched.
     """
-    height, width, channels = image.shape
-    white = np.float32(white_of(image))
+    count, height, width, channels = stack.shape
+    white = np.array([white_of(image) for image in stack], np.float32)[:, None, None, None]
     row_spans, column_spans = (
         tiles.plan(length, tile_px, contract.halo, OVERLAP_PX, contract.stride)
         for length in (height, width)
     )
-    faded = np.zeros((0, width, channels), np.float32)  # the overlap with the row above
-    rows = image[: row_spans[0].stop].copy()
+    faded = np.zeros((count, 0, width, channels), np.float32)  # the overlap with the row above
+    rows = stack[:, : row_spans[0].stop].copy()
     for index, row in enumerate(row_spans):
-        band = np.zeros((row.core_stop - row.core_start, width, channels), np.float32)
+        band = np.zeros((count, row.core_stop - row.core_start, width, channels), np.float32)
         for column in column_spans:
-            window = _padded(rows[:, column.start : column.stop] / white, row, column)
+            windows = _padded(rows[:, :, column.start : column.stop] / white, row, column)
             try:
-                restored = restore_window(window)
+                restored = restore_windows(windows)
             except OutOfMemoryError:
                 if index or tile_px < 2 * SMALLEST_TILE_PX:
                     raise
                 return False
             stop = min(column.core_stop, width)
             core = restored[
+                :,
                 row.core_start - row.start : row.core_stop - row.start,
                 column.core_start - column.start : stop - column.start,
             ]
             weights = column.weights()[: stop - column.core_start, None]
-            band[:, column.core_start : stop] += core * weights
+            band[:, :, column.core_start : stop] += core * weights
             if progress:
                 above, this = row.core_start, min(row.core_stop, height) - row.core_start
                 progress(above * width + this * stop, height * width)
         band *= row.weights()[:, None, None]
-        band[: row.fade_in] += faded
-        if index + 1 < len(row_spans):  # taken before `out`, which may be `image`, is written
-            rows = image[row_spans[index + 1].start : row_spans[index + 1].stop].copy()
+        band[:, : row.fade_in] += faded
+        if index + 1 < len(row_spans):  # taken before `out`, which may be `stack`, is written
+            following = row_spans[index + 1]
+            rows = stack[:, following.start : following.stop].copy()
         kept = min(row.core_stop - row.fade_out, height) - row.core_start
-        faded = band[band.shape[0] - row.fade_out :].copy()
-        out[row.core_start : row.core_start + kept] = _from_float(band[:kept], out.dtype, white)
+        faded = band[:, band.shape[1] - row.fade_out :].copy()
+        restored_rows = _from_float(band[:, :kept], out.dtype, white)
+        out[:, row.core_start : row.core_start + kept] = restored_rows
     return True
 
 
-def _padded(window: np.ndarray, row: tiles.Span, column: tiles.Span) -> np.ndarray:
-    """Mirror a window that the image's lower or right border cut to the size that was planned."""
-    below = row.stop - row.start - window.shape[0]
-    beside = column.stop - column.start - window.shape[1]
-    return np.pad(window.astype(np.float32), ((0, below), (0, beside), (0, 0)), mode="symmetric")
+def _padded(windows: np.ndarray, row: tiles.Span, column: tiles.Span) -> np.ndarray:
+    """Mirror windows that the image's lower or right border cut to the size that was planned."""
+    below = row.stop - row.start - windows.shape[1]
+    beside = column.stop - column.start - windows.shape[2]
+    padding = ((0, 0), (0, below), (0, beside), (0, 0))
+    return np.pad(windows.astype(np.float32), padding, mode="symmetric")
 
 
-def _from_float(band: np.ndarray, dtype: np.dtype, white: np.float32) -> np.ndarray:
+def _from_float(band: np.ndarray, dtype: np.dtype, white: np.ndarray) -> np.ndarray:
     """Convert from [0, 1]; `band` is overwritten, for it is large."""
     band *= white
     if dtype.kind == "u":

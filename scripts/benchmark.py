@@ -28,7 +28,7 @@ from page import around, table
 from PIL import Image
 
 from denoiser import catalog, restore
-from denoiser.cli import run, say
+from denoiser.console import run, say
 from denoiser.engine import CPU, Model
 
 Denoisers = dict[str, peers.Denoiser]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from denoiser.cli import run, say
+from denoiser.console import run, say
 from denoiser.errors import ArgumentError
 from denoiser.training import penalties
 from denoiser.training.autoencoder import ConvAutoencoder

@@ -6,7 +6,7 @@ import click
 import torch
 from PIL import Image
 
-from denoiser.cli import run, say
+from denoiser.console import run, say
 from denoiser.errors import ArgumentError
 from denoiser.training.corruption import corrupt
 from denoiser.training.dataset import read_pictures

@@ -19,7 +19,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from denoiser import load_model
-from denoiser.cli import run, say
+from denoiser.console import run, say
 from denoiser.errors import InputError
 from denoiser.images import SUFFIXES, as_rgb8, read
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from denoiser.cli import run, say
+from denoiser.console import run, say
 from denoiser.errors import ArgumentError
 from denoiser.training.dataset import read_pictures
 from denoiser.training.export import export

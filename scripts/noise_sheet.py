@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from denoiser.cli import run, say
+from denoiser.console import run, say
 from denoiser.errors import InputError
 from denoiser.images import as_rgb8, read
 from denoiser.training import filters

@@ -14,7 +14,7 @@ import click
 import torch
 from torch import distributed
 
-from denoiser.cli import run, say
+from denoiser.console import run, say
 from denoiser.errors import ArgumentError, DeviceError
 from denoiser.training.dataset import Crops, read_pictures
 from denoiser.training.export import read_weights

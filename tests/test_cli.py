@@ -230,7 +230,9 @@ def test_bad_arguments_get_code_1(run_denoise, noisy, tmp_path):
         result = run_denoise(noisy, tmp_path / "o.png", *arguments)
         assert_fails(result, 1, words, tmp_path, before)
     assert_fails(run_denoise(noisy), 1, "OUT", tmp_path, before)
-    assert_fails(run_denoise(tmp_path, tmp_path / "o.png"), 1, "folder", tmp_path, before)
+    assert_fails(
+        run_denoise(tmp_path, tmp_path / "o"), 1, "lie within each other", tmp_path, before
+    )
     assert_fails(run_denoise(noisy, "-", "--json"), 1, "--json", tmp_path, before)
 
 

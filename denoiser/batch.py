@@ -1,0 +1,344 @@
+"""Folder to folder: reading, restoring and writing overlap; the journal says what is left to do."""
+
+import dataclasses
+import errno
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+
+from denoiser import catalog, images, job, restore
+from denoiser.engine import CPU, Model
+from denoiser.errors import DenoiserError, InputError, OutputError
+from denoiser.images import Picture
+from denoiser.journal import DONE, FAILED, WRITING, Entry, Journal, stamp_of
+from denoiser.plan import Item
+
+MOST_AHEAD = 8
+LARGEST_AHEAD_BYTES = 600_000_000
+"""No more pictures are read ahead while those in memory, decoded, are more or larger."""
+LARGEST_STACK_PX = 4_000_000
+"""Pixels that go to a GPU at once where pictures of one size follow each other."""
+FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Errors of the output folder after which the next picture would fail as well."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to deal with what exists, and with what fails."""
+
+    overwrite: bool = False
+    """Do everything again and replace whatever stands in the way."""
+    skip_existing: bool = False
+    """Leave every picture alone whose output exists."""
+    fail_fast: bool = False
+    """Stop at the first picture that fails."""
+
+
+@dataclasses.dataclass
+class Result:
+    """How it went with a picture."""
+
+    item: Item
+    state: Literal["done", "skipped", "failed"]
+    report: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Of a picture that is done: that of `job.report`, and the seconds of each stage."""
+    why: str = ""
+    """Why it was skipped or failed."""
+    error: Exception | None = None
+    stamp: str | None = None
+    """Of the input, see `journal.stamp_of`."""
+
+
+@dataclasses.dataclass
+class _Work:
+    """A picture between reading and writing."""
+
+    item: Item
+    picture: Picture
+    entry: Entry
+    replace: bool
+    """Whether the output exists and may be replaced."""
+    seconds: dict[str, float]
+    report: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Batch:
+    """Restores pictures one after the other while others are read and written.
+
+    The thread that calls `run` restores, and is the only one that calls back.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: job.Settings,
+        journal: Journal,
+        options: Options,
+        *,
+        stop: threading.Event | None = None,
+        seen: Callable[[Item, np.ndarray, Picture], None] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            model: What restores.
+            settings: What is asked for, the same for all.
+            journal: That of the output folder.
+            options: How to deal with what exists, and with what fails.
+            stop: Once it is set, pictures that are being restored or written are finished, no more
+                are begun.
+            seen: Told the pixels of each picture before, and it after, for the price of a copy.
+        """
+        self.model, self.settings, self.journal = model, settings, journal
+        self.options, self.seen, self.stop = options, seen, stop or threading.Event()
+        self.key = (model.sha256, settings.to_json())
+        self.threads = 1 if model.provider == CPU else max(2, min(4, os.cpu_count() or 1))
+
+    def run(
+        self,
+        items: Iterable[Item],
+        finished: Callable[[Result], None],
+        started: Callable[[Item], None] = lambda item: None,
+        progress: restore.Progress | None = None,
+    ) -> None:
+        """Work through pictures.
+
+        Args:
+            items: What to do.
+            finished: Told how it went with each.
+            started: Told which picture is about to be restored.
+            progress: Told after each tile.
+
+        Raises:
+            OutputError: The disk is full or the journal cannot be written: no use to go on.
+        """
+        left = iter(items)
+        reads: deque[Future[_Work | Result]] = deque()
+        writes: deque[tuple[Future[Result], int]] = deque()  # with the bytes of the picture
+        readers, writers = (ThreadPoolExecutor(self.threads) for _ in range(2))
+
+        def conclude(result: Result) -> None:
+            if result.state == "failed" and self.options.fail_fast:
+                self.stop.set()
+            finished(result)
+
+        try:
+            while not self.stop.is_set():
+                while _has_room(reads, writes) and (item := next(left, None)):
+                    reads.append(readers.submit(self._read, item))
+                if not reads and not writes:
+                    break
+                while writes and (writes[0][0].done() or not reads):
+                    conclude(writes.popleft()[0].result())
+                if not reads:
+                    continue
+                outcome = reads.popleft().result()
+                if isinstance(outcome, Result):
+                    conclude(outcome)
+                    continue
+                works = [outcome, *self._alike(outcome, reads)]
+                started(outcome.item)
+                failure = self._restore(works, progress)
+                for work in works:
+                    if failure is None:
+                        size = work.picture.pixels.nbytes
+                        writes.append((writers.submit(self._write, work), size))
+                    else:
+                        conclude(self._failed(work.item, failure, work.entry))
+            while writes:
+                conclude(writes.popleft()[0].result())
+        finally:
+            for pool in (readers, writers):
+                pool.shutdown(cancel_futures=True)
+
+    def check(self, item: Item) -> Result | tuple[Entry, Entry | None]:
+        """See what the journal and the output folder say about a picture, without reading it.
+
+        Returns:
+            Why it is left alone or fails; or the entry to fill and, if the output that exists may
+            be what this picture gives, the one that tells.
+        """
+        entry = Entry(item.name, output=item.output)
+        entry.model_sha256, entry.settings = self.key
+        exists, overwrite = item.target.exists(), self.options.overwrite
+        try:
+            entry.input_stamp = stamp_of(item.source)
+            if exists and self.options.skip_existing:
+                return Result(item, "skipped", why="exists", stamp=entry.input_stamp)
+            known = self.journal.find(item.name)
+            if known and known.output != item.output:
+                known = None
+            entry.earlier_sha256 = _ours(item, known) if known and exists else None
+            if exists and not entry.earlier_sha256 and not overwrite:
+                changed = " and was changed since it was written" if known else ""
+                raise OutputError(f"{item.target} exists{changed}: give --overwrite to replace it")
+            done = known if known and self._is_done(known, entry) and not overwrite else None
+            if done and done.input_stamp == entry.input_stamp:
+                return self._done_before(item, done)
+        except Exception as error:
+            return self._failed(item, error, entry)
+        return entry, done
+
+    def _read(self, item: Item) -> _Work | Result:
+        """Decode a picture if there is something to do."""
+        started = time.perf_counter()
+        checked = self.check(item)
+        if isinstance(checked, Result):
+            return checked
+        entry, done = checked
+        try:
+            try:
+                data = item.source.read_bytes()
+            except OSError as error:
+                raise InputError(f"cannot read {item.source}: {error.strerror}") from error
+            if stamp_of(item.source) != entry.input_stamp:
+                raise InputError(f"{item.source} changed while it was read")
+            entry.input_sha256 = hashlib.sha256(data).hexdigest()
+            if done and done.input_sha256 == entry.input_sha256:  # only its times have changed
+                done.input_stamp = entry.input_stamp
+                return self._done_before(item, done)
+            picture = images.read(data, str(item.source))
+        except Exception as error:
+            return self._failed(item, error, entry)
+        seconds = {"read": round(time.perf_counter() - started, 4)}
+        return _Work(item, picture, entry, item.target.exists(), seconds)
+
+    def _is_done(self, known: Entry, entry: Entry) -> bool:
+        """Whether the output that exists is what this model and these settings make."""
+        return (
+            known.state in (WRITING, DONE)
+            and known.output_sha256 == entry.earlier_sha256
+            and (known.model_sha256, known.settings) == self.key
+        )
+
+    def _done_before(self, item: Item, known: Entry) -> Result:
+        """Bring the journal up to date on an output that is as it should be."""
+        known.state, known.output_stamp = DONE, stamp_of(item.target)
+        if known != self.journal.find(item.name):
+            self.journal.put(known)
+        return Result(item, "skipped", why="done before", stamp=known.input_stamp)
+
+    def _alike(self, first: _Work, reads: deque[Future[_Work | Result]]) -> list[_Work]:
+        """Take small pictures of the same kind that are ready, to go to a GPU as one batch."""
+        alike: list[_Work] = []
+        kind = _kind(first)
+        area = first.picture.pixels.shape[0] * first.picture.pixels.shape[1]
+        most = 1 if self.model.provider == CPU else LARGEST_STACK_PX // max(1, area)
+        while reads and len(alike) + 1 < most and reads[0].done():
+            other = reads[0].result()
+            if isinstance(other, Result) or _kind(other) != kind:
+                break
+            alike.append(other)
+            reads.popleft()
+        return alike
+
+    def _restore(self, works: list[_Work], progress: restore.Progress | None) -> Exception | None:
+        """Restore pictures of one kind together; returns what went wrong."""
+        started = time.perf_counter()
+        pictures = [work.picture for work in works]
+        before = [picture.pixels.copy() for picture in pictures] if self.seen else []
+        try:
+            reports = job.denoise(pictures, self.model, self.settings, progress)
+        except Exception as error:
+            return error
+        seconds = round((time.perf_counter() - started) / len(works), 4)
+        for work, report in zip(works, reports, strict=True):
+            work.report = report
+            work.seconds["restore"] = seconds
+        if self.seen:
+            for work, pixels in zip(works, before, strict=True):
+                self.seen(work.item, pixels, work.picture)
+        return None
+
+    def _write(self, work: _Work) -> Result:
+        """Write a picture; the journal knows it before it gets its name, and after."""
+        item, entry, started = work.item, work.entry, time.perf_counter()
+
+        def intend(part: Any) -> None:
+            entry.state, entry.output_sha256 = WRITING, catalog.sha256_of(part)
+            self.journal.put(entry)
+
+        try:
+            item.target.parent.mkdir(parents=True, exist_ok=True)
+            lost = job.write(
+                work.picture,
+                item.target,
+                self.settings,
+                overwrite=work.replace,
+                scratch=self.journal.folder,
+                before_naming=intend,
+            )
+            work.seconds["write"] = round(time.perf_counter() - started, 4)
+            work.report["warnings"] += lost
+            work.report["seconds"] = work.seconds
+            entry.state, entry.output_stamp = DONE, stamp_of(item.target)
+            entry.provider, entry.sigma = work.report["provider"], work.report["sigma"]
+            entry.seconds = round(sum(work.seconds.values()), 4)
+            entry.warnings = work.report["warnings"]
+            self.journal.put(entry)
+        except Exception as error:
+            return self._failed(item, error, entry)
+        return Result(item, "done", work.report, stamp=entry.input_stamp)
+
+    def _failed(self, item: Item, error: Exception, entry: Entry) -> Result:
+        """Keep in the journal why a picture failed.
+
+        Raises:
+            OutputError: The others would fail as well.
+        """
+        if _is_fatal(error):
+            raise error
+        why = " ".join(str(error).split())
+        if isinstance(error, MemoryError):
+            why = "out of memory: try --tile 512"
+        elif isinstance(error, OSError):
+            why = f"{error.strerror or error}: {error.filename or item.source}"
+        elif not isinstance(error, DenoiserError):
+            why = f"internal error, please report it with -v: {type(error).__name__}: {why}"
+        known = self.journal.find(item.name)
+        if known and known.output == item.output and not entry.output_sha256:
+            entry.output_sha256 = known.output_sha256  # an output of earlier stays ours
+            entry.earlier_sha256 = known.earlier_sha256
+        entry.state, entry.output, entry.error = FAILED, item.output, why
+        self.journal.put(entry)
+        return Result(item, "failed", why=why, error=error, stamp=entry.input_stamp)
+
+
+def _has_room(
+    reads: deque[Future[_Work | Result]], writes: deque[tuple[Future[Result], int]]
+) -> bool:
+    """Whether another picture may be read."""
+    outcomes = [read.result() for read in reads if read.done() and not read.exception()]
+    sizes = [work.picture.pixels.nbytes for work in outcomes if isinstance(work, _Work)]
+    sizes += [size for write, size in writes if not write.done()]
+    undecoded = len(reads) - len(outcomes)
+    return len(sizes) + undecoded < MOST_AHEAD and sum(sizes) < LARGEST_AHEAD_BYTES
+
+
+def _kind(work: _Work) -> tuple[Any, ...]:
+    """What pictures of a batch must have in common."""
+    return work.picture.pixels.shape, work.picture.pixels.dtype, work.picture.mode
+
+
+def _ours(item: Item, known: Entry) -> str | None:
+    """Checksum of an existing output if it is one that the journal knows."""
+    if known.state == DONE and known.output_stamp == stamp_of(item.target):
+        return known.output_sha256
+    found = catalog.sha256_of(item.target)
+    return found if found in (known.output_sha256, known.earlier_sha256) else None
+
+
+def _is_fatal(error: BaseException | None) -> bool:
+    """Whether an error concerns the output folder as a whole."""
+    if not isinstance(error, OutputError):
+        return False
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.Error) or (isinstance(cause, OSError) and cause.errno in FATAL)

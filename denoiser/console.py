@@ -1,0 +1,292 @@
+"""What commands share: options, lines and bars on stderr, errors that become exit codes."""
+
+import contextlib
+import dataclasses
+import json
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from denoiser.errors import ArgumentError, DenoiserError, OutOfMemoryError, OutputError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from denoiser.batch import Result
+    from denoiser.plan import Item
+
+BAR_AFTER_S = 1.0
+INTERNAL, INTERRUPTED = 70, 130
+Advance = Callable[[int, int], None]
+
+device_options = [
+    click.option(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda[:N]",
+        show_default=True,
+        help="Where to compute; auto takes a GPU if one works.",
+    ),
+    click.option("--require-gpu", is_flag=True, help="Fail (exit code 6) rather than use the CPU."),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "fp16"]),
+        default="auto",
+        show_default=True,
+        help="auto computes in fp16 on a GPU, in fp32 on a CPU.",
+    ),
+    click.option(
+        "--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 = all cores."
+    ),
+]
+
+
+def with_options(options: list[Callable[..., Any]]) -> Callable[..., Any]:
+    """Apply several click options to a command."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def say(line: str) -> None:
+    """Print one line for the person, on stderr."""
+    click.echo(line, err=True)
+
+
+def run(command: click.Command) -> NoReturn:
+    """Run a command; every error becomes one line on stderr and its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidies up as Ctrl-C does
+    known = {parameter.name for parameter in command.params}
+    if "verbose" not in known and not isinstance(command, click.Group):
+        names, text = ["-v", "--verbose"], "Show tracebacks of errors."
+        command.params.append(click.Option(names, is_flag=True, expose_value=False, help=text))
+    verbose = any(re.fullmatch("--verbose|-[a-z]*v[a-z]*", word) for word in sys.argv[1:])
+    try:
+        with command.make_context(command.name, sys.argv[1:]) as context:
+            command.invoke(context)
+        code = 0
+    except click.exceptions.Exit as exit:
+        code = exit.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        say(error.format_message())
+        code = ArgumentError.exit_code
+    except click.ClickException as error:
+        code = fail(error.format_message().replace("\n", " "), ArgumentError.exit_code, verbose)
+    except DenoiserError as error:
+        code = fail(str(error), error.exit_code, verbose)
+    except KeyboardInterrupt:
+        code = fail("interrupted", INTERRUPTED, verbose)
+    except MemoryError:
+        code = fail("out of memory: try --tile 512", OutOfMemoryError.exit_code, verbose)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        code = fail(f"{error.strerror or error}{where}", OutputError.exit_code, verbose)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        code = fail(f"internal error, please report it with -v: {what}", INTERNAL, verbose)
+    sys.exit(code)
+
+
+def fail(message: str, code: int, verbose: bool) -> int:
+    """Print an error's line, with the traceback if asked; returns the exit code."""
+    if verbose:
+        traceback.print_exc()
+    say(f"error: {' '.join(message.split())}")
+    return code
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """How much is told, and to whom."""
+
+    dry_run: bool = False
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def outcome(self, outcome: dict[str, Any], words: str = "") -> None:
+        """Tell what happens to a picture: input, output and more, for a machine or a person."""
+        if self.as_json:
+            click.echo(json.dumps(outcome))
+        elif not self.quiet:
+            say(f"{outcome['input']} -> {outcome['output']}{': ' if words else ''}{words}")
+
+    def note(self, line: str) -> None:
+        """Tell a person something."""
+        if not self.quiet:
+            say(line)
+
+    def report(self, report: dict[str, Any]) -> None:
+        """Tell what was done to a picture."""
+        if self.as_json:
+            click.echo(json.dumps(report))
+        for line in [] if self.quiet else report_lines(report, self.verbose):
+            say(line)
+
+
+def report_lines(report: dict[str, Any], verbose: bool) -> list[str]:
+    """Say what was done to a picture: warnings, a line, and two more if `verbose`."""
+    lines = [f"warning: {note}" for note in report["warnings"]]
+    why = f" (GPU not used: {report['gpu_not_used']})" if report["gpu_not_used"] else ""
+    lines.append(
+        f"{report['input']} -> {report['output']}: {report['width']}x{report['height']},"
+        f" {report['provider']} {report['precision']}, {sum(report['seconds'].values()):.1f} s{why}"
+    )
+    if verbose:
+        found = "estimated" if report["sigma_estimated"] else "given"
+        lines.append(f"model {report['model']}, sigma {report['sigma']:.1f} of 255 ({found})")
+        laps = report["seconds"].items()
+        lines.append(", ".join(f"{name} {seconds:.2f} s" for name, seconds in laps))
+    return lines
+
+
+class Stopwatch:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End the lap `name` and begin the next."""
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 4)
+        self._last = now
+
+
+def _bar(*columns: Any) -> "Progress":
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, *, enabled: bool) -> Iterator[Advance | None]:
+    """Give a callback that shows a bar on a terminal once work has taken a second."""
+    if not enabled or not sys.stderr.isatty():
+        yield None
+        return
+    started = time.monotonic()
+    bar: Progress | None = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            if time.monotonic() - started < BAR_AFTER_S or done >= total:
+                return
+            bar = _bar()
+            bar.add_task(title, total=total)
+            bar.start()
+        bar.update(bar.task_ids[0], completed=done)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+class FolderView:
+    """Shows how a folder comes along, a bar on a terminal and else a line for each picture."""
+
+    def __init__(self, total: int | None, show: Show) -> None:
+        """Start.
+
+        Args:
+            total: How many pictures there are; None if nobody knows.
+            show: How much is told; if verbose a line for every picture, also for those skipped.
+        """
+        self.show, self.ends = show, total is not None
+        self.counts = {"done": 0, "skipped": 0, "failed": 0}
+        self.megapixels, self.began = 0.0, time.monotonic()
+        self.failures: list[str] = []
+        self.provider = self.fallback = ""
+        self._bar: Progress | None = None
+        if not show.quiet and total is not None and sys.stderr.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+            self._bar = _bar(
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}", markup=False),
+            )
+            self._bar.add_task("", total=total, speed="")
+            self._bar.start()
+
+    def started(self, item: "Item") -> None:
+        """Name the picture that is being restored."""
+        self._update(description=item.name)
+
+    def progress(self, done: int, total: int) -> None:
+        """Note how much of the present picture is restored."""
+        self._update(completed=sum(self.counts.values()) + done / total * 0.99)
+
+    def finished(self, result: "Result") -> None:
+        """Note how it went with a picture."""
+        self.counts[result.state] += 1
+        report = result.report
+        names = {"input": result.item.name, "output": str(result.item.target)}
+        words: list[str] = []
+        if result.state == "failed":
+            failure = f"failed: {result.item.name}: {result.why}"
+            if self.ends:
+                self.failures.append(failure)  # told at the end, where it is seen
+            else:
+                words = [failure]
+        elif result.state == "done":
+            self.megapixels += report["width"] * report["height"] / 1e6
+            self.provider, self.fallback = report["provider"], report["gpu_not_used"]
+            words = report_lines(names | report, self.show.verbose)
+            if self._bar is not None and not self.show.verbose:
+                words = [line for line in words if line.startswith("warning: ")]
+        elif self.show.verbose:
+            words = [f"{result.item.name}: skipped, {result.why}"]
+        if self.show.as_json:
+            why = {"why": result.why} if result.why else {}
+            click.echo(json.dumps(names | {"state": result.state} | why | report))
+        if self.show.verbose and result.error:
+            words += traceback.format_exception(result.error)
+        for line in [] if self.show.quiet else words:
+            self.tell(line.rstrip())
+        speed = f"{self.megapixels / (time.monotonic() - self.began):.2f} MP/s"
+        self._update(completed=sum(self.counts.values()), speed=speed)
+
+    def tell(self, line: str) -> None:
+        """Say a line without disturbing the bar."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            say(line)
+
+    def _update(self, **values: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], **values)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def summary(self) -> str:
+        """Say what was done."""
+        parts = [f"{count} {state}" for state, count in self.counts.items() if count]
+        line = ", ".join(parts) or "nothing to do"
+        if self.counts["done"]:
+            seconds = time.monotonic() - self.began
+            line += f"; {self.megapixels:.1f} megapixels in {seconds:.0f} s"
+            line += f", {self.megapixels / seconds:.2f} MP/s, {self.provider}"
+            line += f" (GPU not used: {self.fallback})" if self.fallback else ""
+        return line

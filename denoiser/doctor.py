@@ -1,0 +1,86 @@
+"""The command `denoiser`: what works here, and which models there are."""
+
+import time
+from typing import Literal
+
+import click
+
+from denoiser import __version__
+from denoiser.console import device_options, with_options
+from denoiser.errors import DeviceError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def denoiser() -> None:
+    """Look after denoiser: what works here, and which models there are."""
+
+
+@denoiser.command()
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks of errors.")
+def models(verbose: bool) -> None:
+    """List the released models with their cards."""
+    from denoiser import catalog
+
+    known = catalog.cards()
+    for card in known:
+        default = " (default)" if card == catalog.default(known) else ""
+        click.echo(f"{card.name}{default}: {card.summary}")
+        for key, value in card.details.items():
+            if key not in ("name", "summary"):
+                click.echo(f"  {key}: {_flat(value)}")
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return " / ".join(_flat(item) for item in value)
+    return str(value)
+
+
+@denoiser.command()
+@with_options(device_options)
+@click.option("-m", "--model", help="Model to try, as in denoise.")
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks of errors.")
+def doctor(
+    device: str,
+    require_gpu: bool,
+    precision: Literal["auto", "fp32", "fp16"],
+    threads: int,
+    model: str | None,
+    verbose: bool,
+) -> None:
+    """Run one inference on each device and say which really ran and what is missing."""
+    import platform
+
+    import numpy as np
+
+    from denoiser import catalog, engine
+
+    click.echo(f"denoiser {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    click.echo(f"onnxruntime {engine.runtime_version()}")
+    if problem := engine.distribution_problem():
+        click.echo(f"problem: {problem}")
+    side = 512
+    image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
+    for name in dict.fromkeys(["cpu", "cuda" if device == "auto" else device]):
+        try:
+            loaded = catalog.load(
+                model,
+                device=name,
+                precision="auto" if name == "cpu" else precision,
+                threads=threads,
+            )
+            loaded.run(image, image[:, :1])
+            started = time.perf_counter()
+            loaded.run(image, image[:, :1])
+            speed = side**2 / 1e6 / (time.perf_counter() - started)
+            click.echo(
+                f"{name}: works, {loaded.provider} {loaded.precision}, {speed:.2f} megapixels/s"
+                f" with {loaded.contract.name}"
+            )
+        except DeviceError as error:
+            click.echo(f"{name}: does not work: {error}")
+            if require_gpu:
+                raise

@@ -1,0 +1,154 @@
+"""A folder for a person: plan, journal, batch or watch, and what is told about it."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from denoiser import watch
+from denoiser.batch import Batch, Options, Result
+from denoiser.console import FolderView, Show
+from denoiser.engine import Model
+from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
+from denoiser.job import Settings
+from denoiser.journal import Journal, open_journal
+from denoiser.plan import Item, Plan, make_plan
+from denoiser.sheet import Sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where pictures come from and go to."""
+
+    source: Path
+    out: Path
+    recursive: bool = False
+    suffix: str = ""
+
+
+def denoise_folder(
+    places: Places,
+    settings: Settings,
+    load: Callable[[], Model],
+    options: Options,
+    show: Show,
+    *,
+    sheet_path: Path | None = None,
+    rules: watch.Rules | None = None,
+) -> None:
+    """Restore every picture of a folder, and with `rules` whatever comes into it.
+
+    Args:
+        places: Where from and where to.
+        settings: What is asked for.
+        load: Loads the model.
+        options: How to deal with what exists, and with what fails.
+        show: What is told.
+        sheet_path: Where to write a contact sheet.
+        rules: How to watch; None ends when all is done.
+
+    Raises:
+        PartialError: Some pictures failed.
+        ArgumentError: The folders or two results are in each other's way.
+        InputError: There are no pictures.
+        OutputError: The output folder is in use, full or not writable.
+    """
+    if places.out.exists() and not places.out.is_dir():
+        raise ArgumentError(f"{places.out} is a file: OUT must be a folder when IN is one")
+    if sheet_path and sheet_path.exists() and not options.overwrite:
+        raise OutputError(f"{sheet_path} exists: give --overwrite to replace it")
+    find = functools.partial(
+        make_plan,
+        places.source,
+        places.out,
+        recursive=places.recursive,
+        format=settings.format,
+        suffix=places.suffix,
+    )
+    plan = find()
+    for _, why in plan.clashes:
+        raise ArgumentError(why)
+    if rules is None and not plan.items and not plan.unreadable:
+        inside = f"; --recursive looks into its {plan.folders} folders" if plan.folders else ""
+        raise InputError(f"no pictures in {places.source}{inside}")
+    if show.dry_run:
+        with contextlib.closing(Journal(places.out, rehearse=True)) as journal:
+            rehearse(plan, Batch(load(), settings, journal, options), show)
+        return
+    sheet = Sheet() if sheet_path else None
+    with open_journal(places.out) as journal:
+        batch = Batch(load(), settings, journal, options, seen=sheet.add if sheet else None)
+        view = FolderView(None if rules else len(plan.items), show)
+        try:
+            if rules:
+                watch_folder(batch, places, find, rules, view)
+            else:
+                for name, why in plan.unreadable:
+                    view.finished(
+                        Result(Item(name, name, Path(name), places.out), "failed", why=why)
+                    )
+                batch.run(plan.items, view.finished, view.started, view.progress)
+        finally:
+            view.close()
+            if sheet and sheet_path:
+                write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
+            for line in view.failures:
+                view.tell(line)
+            for line in [] if show.quiet else [*left_out(plan), view.summary()]:
+                view.tell(line)
+    if (failed := view.counts["failed"]) and not rules:
+        raise PartialError(f"{failed} of {sum(view.counts.values())} pictures failed")
+
+
+def rehearse(plan: Plan, batch: Batch, show: Show) -> None:
+    """Say what would be done."""
+    for item in plan.items:
+        found = batch.check(item)
+        state = found.state if isinstance(found, Result) else "to do"
+        why = found.why if isinstance(found, Result) else ""
+        outcome = {"input": item.name, "output": str(item.target), "dry_run": True, "state": state}
+        show.outcome(outcome | ({"why": why} if why else {}), ", ".join(filter(None, [state, why])))
+    for line in left_out(plan):
+        show.note(line)
+
+
+def left_out(plan: Plan) -> list[str]:
+    """Say what of a folder is no part of the plan."""
+    lines = []
+    if plan.others:
+        lines.append(f"files that are no pictures: {plan.others}")
+    if plan.folders:
+        lines.append(f"folders that were not looked into: {plan.folders} (give --recursive)")
+    return lines
+
+
+def watch_folder(
+    batch: Batch, places: Places, find: Callable[[], Plan], rules: watch.Rules, view: FolderView
+) -> None:
+    """Watch until SIGTERM, which lets the present picture be finished; SIGHUP makes it look."""
+    watcher = watch.Watcher(batch, places.source, find, rules, view.tell)
+
+    def end(*_: object) -> None:
+        batch.stop.set()
+        watcher.wake.set()
+
+    signal.signal(signal.SIGTERM, end)
+    if os.name != "nt":
+        signal.signal(signal.SIGHUP, lambda *_: watcher.wake.set())
+    view.tell(f"watching {places.source}; Ctrl-C ends it")
+    watcher.run(view.finished, view.started, view.progress)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears only when it is whole."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,184 @@
+"""The journal of a folder: what was done to each picture, so that nothing is done twice or lost."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from denoiser.errors import OutputError
+from denoiser.plan import JOURNAL_FOLDER
+
+WRITING, DONE, FAILED, QUARANTINED = "writing", "done", "failed", "quarantined"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (
+    input TEXT PRIMARY KEY,      -- path relative to the input folder
+    state TEXT NOT NULL,         -- writing, done, failed, quarantined
+    input_stamp TEXT,            -- size, time of the last change to content and to anything
+    input_sha256 TEXT,
+    model_sha256 TEXT,
+    settings TEXT,               -- JSON
+    output TEXT,                 -- path relative to the output folder
+    output_stamp TEXT,
+    output_sha256 TEXT,
+    earlier_sha256 TEXT,         -- of the output that it replaces
+    provider TEXT,               -- that really ran
+    seconds REAL,
+    sigma REAL,                  -- noise, 0-255
+    warnings TEXT,               -- JSON list
+    error TEXT,
+    finished TEXT                -- UTC
+)
+"""
+
+
+@dataclasses.dataclass
+class Entry:
+    """What the journal knows about a picture; the columns are explained in its schema."""
+
+    input: str
+    state: str = FAILED
+    input_stamp: str | None = None
+    input_sha256: str | None = None
+    model_sha256: str | None = None
+    settings: str | None = None
+    output: str | None = None
+    output_stamp: str | None = None
+    output_sha256: str | None = None
+    earlier_sha256: str | None = None
+    provider: str | None = None
+    seconds: float | None = None
+    sigma: float | None = None
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    error: str | None = None
+    finished: str | None = None
+
+
+_COLUMNS = [field.name for field in dataclasses.fields(Entry)]
+_PUT = (
+    f"INSERT OR REPLACE INTO files ({', '.join(_COLUMNS)})"
+    f" VALUES ({', '.join(':' + name for name in _COLUMNS)})"
+)
+
+
+def stamp_of(path: Path) -> str:
+    """Size and times of a file: as long as they are the same its content is.
+
+    Compared for equality only, so a clock that goes backwards does no harm. The time of the last
+    change to anything (ctime) cannot be set by programs.
+    """
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+class Journal:
+    """An SQLite file in the output folder. Threads may share it; processes may not."""
+
+    def __init__(self, out: Path, *, rehearse: bool = False) -> None:
+        """Open it, made if missing; `open_journal` also locks it and tidies up.
+
+        Args:
+            out: The output folder.
+            rehearse: Work on a copy in memory, to see what would be done.
+
+        Raises:
+            OutputError: It cannot be made or is damaged.
+        """
+        self.folder = out / JOURNAL_FOLDER
+        self._lock = threading.Lock()
+        path = self.folder.absolute() / "journal.sqlite"
+        with self._guard():
+            self._database = sqlite3.connect(
+                ":memory:" if rehearse else path, isolation_level=None, check_same_thread=False
+            )
+            if rehearse and path.exists():
+                with contextlib.closing(
+                    sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+                ) as kept:
+                    kept.backup(self._database)
+            self._database.row_factory = sqlite3.Row
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute(_SCHEMA)
+
+    def find(self, name: str) -> Entry | None:
+        """Look a picture up by its name."""
+        with self._guard():
+            row = self._database.execute("SELECT * FROM files WHERE input = ?", [name]).fetchone()
+        if row is None:
+            return None
+        values = dict(row)
+        return Entry(**values | {"warnings": json.loads(values["warnings"])})
+
+    def put(self, entry: Entry) -> None:
+        """Keep an entry; when this returns it is on the disk."""
+        entry.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        values = dataclasses.asdict(entry) | {"warnings": json.dumps(entry.warnings)}
+        with self._guard():
+            self._database.execute(_PUT, values)
+
+    def count(self, state: str) -> int:
+        """Count the entries in a state."""
+        with self._guard():
+            query = "SELECT count(*) FROM files WHERE state = ?"
+            return int(self._database.execute(query, [state]).fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Let one thread in; errors of SQLite become ours."""
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            raise OutputError(f"cannot write the journal in {self.folder}: {error}") from error
+
+
+@contextlib.contextmanager
+def open_journal(out: Path) -> Iterator[Journal]:
+    """Open the journal of an output folder, both made if missing, for this process alone.
+
+    What an earlier run left half-written is removed.
+
+    Raises:
+        OutputError: The folder is not writable, or another process works on it.
+    """
+    folder = out / JOURNAL_FOLDER
+    try:
+        out.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / "lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError(f"another denoise is working on {out}") from error
+    except OSError as error:
+        raise OutputError(f"cannot write into {out}: {error.strerror or error}") from error
+    try:
+        for part in folder.glob(".denoise-*.part"):
+            part.unlink()
+        journal = Journal(out)
+        try:
+            yield journal
+        finally:
+            journal.close()
+    finally:
+        lock.release()
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where systems can do that."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,146 @@
+"""What is to be done to a folder: which pictures there are, and where each will go."""
+
+import dataclasses
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from denoiser.errors import ArgumentError
+from denoiser.images import SUFFIXES, Format
+
+JOURNAL_FOLDER = ".denoise"
+SYSTEM_NAMES = frozenset(
+    (
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "@eadir",
+        "$recycle.bin",
+        "lost+found",
+        "system volume information",
+    )
+)
+"""What systems leave in folders, in lower case; names that begin with a dot are hidden anyway."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A picture to restore."""
+
+    name: str
+    """Path relative to the input folder, with slashes."""
+    output: str
+    """Path relative to the output folder, with slashes."""
+    source: Path
+    target: Path
+
+
+@dataclasses.dataclass
+class Plan:
+    """What is to be done, and what is left out."""
+
+    items: list[Item] = dataclasses.field(default_factory=list)
+    unreadable: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """Folders that could not be listed, with the reason."""
+    clashes: list[tuple[Item, str]] = dataclasses.field(default_factory=list)
+    """Pictures whose output an earlier one has, with the reason; not among `items`."""
+    others: int = 0
+    """Files that are no pictures."""
+    folders: int = 0
+    """Folders that were not walked, for want of `recursive`."""
+
+
+def make_plan(
+    source: Path, out: Path, *, recursive: bool, format: Format | None, suffix: str
+) -> Plan:
+    """Find every picture in `source` and its place in `out`.
+
+    Args:
+        source: Folder of pictures.
+        out: Folder for the results; its tree mirrors that of `source`.
+        recursive: Whether folders inside are walked.
+        format: Output format; None is the input's.
+        suffix: Added to each file's stem.
+
+    Returns:
+        The plan, sorted by name. Hidden and system files are not mentioned.
+
+    Raises:
+        ArgumentError: One folder lies within the other.
+    """
+    check_apart(source, out)
+    plan = Plan()
+    for folder, names, files in _walk(source, plan):
+        if not recursive:
+            plan.folders += len(names)
+            names.clear()
+        for name in files:
+            path = folder / name
+            if path.suffix.lower() not in SUFFIXES:
+                plan.others += 1
+                continue
+            inside = path.relative_to(source)
+            extension = format.suffixes[0] if format else path.suffix
+            output = inside.with_name(f"{path.stem}{suffix}{extension}")
+            plan.items.append(Item(inside.as_posix(), output.as_posix(), path, out / output))
+    plan.items.sort(key=lambda item: item.name)
+    _part_clashes(plan, folds_case=_folds_case(out))
+    return plan
+
+
+def check_apart(source: Path, out: Path) -> None:
+    """Refuse folders of which one lies within the other.
+
+    Raises:
+        ArgumentError: They do.
+    """
+    inner, outer = out.resolve(), source.resolve()
+    if inner == outer:
+        raise ArgumentError("IN and OUT are the same folder: the input is never overwritten")
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise ArgumentError(f"{source} and {out} lie within each other: choose another OUT")
+
+
+def _walk(source: Path, plan: Plan) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk folders and links to folders, each real folder once; hidden and system names left out.
+
+    The caller may empty the list of folder names.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def unreadable(error: OSError) -> None:
+        plan.unreadable.append((str(error.filename), error.strerror or str(error)))
+
+    for folder, names, files in os.walk(source, onerror=unreadable, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link led here again
+            names.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        names[:] = sorted(name for name in names if not _is_ignored(name))
+        yield Path(folder), names, [name for name in files if not _is_ignored(name)]
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def _part_clashes(plan: Plan, *, folds_case: bool) -> None:
+    """Take out pictures whose result would replace that of another."""
+    taken: dict[str, Item] = {}
+    for item in plan.items:
+        key = item.output
+        if folds_case:
+            key = unicodedata.normalize("NFC", key).casefold()
+        first = taken.setdefault(key, item)
+        if first is not item:
+            why = f"{first.name} and {item.name} would both become {item.target}: rename one"
+            plan.clashes.append((item, why))
+    left_out = {item.name for item, _ in plan.clashes}
+    plan.items = [item for item in plan.items if item.name not in left_out]
+
+
+def _folds_case(out: Path) -> bool:
+    """Whether the file system takes a.png and A.png for one file, where that can be seen."""
+    return (out / JOURNAL_FOLDER).exists() and (out / JOURNAL_FOLDER.upper()).exists()

@@ -1,0 +1,265 @@
+"""A folder that never ends: pictures are restored once they have stood still."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from denoiser import images, restore
+from denoiser.batch import Batch, Result
+from denoiser.errors import OutputError
+from denoiser.journal import DONE, QUARANTINED, Entry, stamp_of, sync_folder
+from denoiser.plan import Item, Plan
+
+ATTEMPTS = 3
+RESCAN_S = 30.0
+"""At the latest the folder is looked through again, whatever the system tells."""
+RETRY_S = 30.0
+"""Until work goes on after the output folder was full."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """When a picture is taken, and what becomes of it."""
+
+    settle_s: float = 2.0
+    """Size and times have to stand still for so long."""
+    poll_s: float = 0.0
+    """Look every so often instead of waiting for the system to tell; for network shares."""
+    delete: bool = False
+    """Delete an original once its result is safely on the disk."""
+    archive: Path | None = None
+    """Move an original here instead; the tree is mirrored."""
+
+
+@dataclasses.dataclass
+class _Sighting:
+    """A picture that waits for its turn."""
+
+    stamp: str
+    due: float
+    """By the monotonic clock, which does not go backwards."""
+    attempts: int = 0
+
+
+class Watcher:
+    """Feeds a batch with what a folder has got that is new."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        source: Path,
+        find: Callable[[], Plan],
+        rules: Rules,
+        tell: Callable[[str], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            batch: What restores; its `stop` ends the watch.
+            source: The folder.
+            find: Makes a plan of all that is there now.
+            rules: When a picture is taken, and what becomes of it.
+            tell: Told a line for the person.
+        """
+        self.batch, self.source, self.find, self.rules = batch, source, find, rules
+        self.tell, self.journal = tell, batch.journal
+        self.wake = threading.Event()
+        """Set to make it look at once, and after `stop` was set."""
+        self._waiting: dict[str, _Sighting] = {}
+        self._settled: dict[str, str] = {}  # names with the stamp for which nothing is left to do
+        self._told: set[str] = set()
+        self._counts = {"done": 0, "failed": 0}
+        self._status = self.journal.folder / "status.json"
+
+    def run(
+        self,
+        finished: Callable[[Result], None],
+        started: Callable[[Item], None] = lambda item: None,
+        progress: restore.Progress | None = None,
+    ) -> None:
+        """Watch until the batch's `stop` is set; callbacks as of `Batch.run`."""
+
+        def begin(item: Item) -> None:
+            self._write_status("working", current=item.name)
+            started(item)
+
+        def conclude(result: Result) -> None:
+            if self._judge(result):
+                finished(result)
+
+        if not self.rules.poll_s:
+            threading.Thread(target=self._listen, daemon=True).start()
+        while not self.batch.stop.is_set():
+            self.wake.clear()
+            ready, wait_s = self._look()
+            if ready:
+                try:
+                    self.batch.run(ready, conclude, begin, progress)
+                except OutputError as error:  # a full disk, which may get room again
+                    self._tell_once(f"waiting: {error}")
+                    wait_s = RETRY_S
+                else:
+                    self._told.clear()
+                    continue
+            self._write_status("waiting")
+            self.wake.wait(wait_s)
+        self._write_status("stopped")
+
+    def _listen(self) -> None:
+        """Wake the watch whenever the system tells of a change."""
+        import watchfiles
+
+        try:
+            for _ in watchfiles.watch(
+                self.source, watch_filter=None, stop_event=self.batch.stop, raise_interrupt=False
+            ):
+                self.wake.set()
+        except Exception as error:  # too many folders for the system, or the folder vanished
+            self.tell(f"changes are looked for every {RESCAN_S:.0f} s: {error}")
+
+    def _look(self) -> tuple[list[Item], float]:
+        """Look through the folder.
+
+        Returns:
+            The pictures to be restored now, and the seconds until there may be others.
+        """
+        plan, now = self.find(), time.monotonic()
+        for name, why in plan.unreadable:
+            self._tell_once(f"cannot look into {name}: {why}")
+        for _, why in plan.clashes:
+            self._tell_once(why)
+        present = {}
+        for item in plan.items:
+            with contextlib.suppress(OSError):  # it has just vanished
+                present[item.name] = (item, stamp_of(item.source))
+        if not plan.unreadable:  # else nobody knows what is there
+            for memory in (self._waiting, self._settled):
+                for name in memory.keys() - present.keys():
+                    del memory[name]
+        for item, stamp in present.values():
+            self._sight(item, stamp, now)
+        ready = [present[name][0] for name, seen in self._waiting.items() if seen.due <= now]
+        dues = [seen.due - now for seen in self._waiting.values()]
+        return ready, max(0.01, min([self.rules.poll_s or RESCAN_S, *dues]))
+
+    def _sight(self, item: Item, stamp: str, now: float) -> None:
+        """Note a picture that is new or has changed."""
+        seen = self._waiting.get(item.name)
+        if self._settled.get(item.name) == stamp or (seen and seen.stamp == stamp):
+            return
+        known = self.journal.find(item.name)
+        if known and known.input_stamp == stamp and seen is None:
+            same = (known.model_sha256, known.settings) == self.batch.key
+            if known.state == QUARANTINED or (known.state == DONE and same):
+                self._settled[item.name] = stamp
+                if known.state == DONE:
+                    self._dispose(item, stamp)
+                return
+        self._waiting[item.name] = _Sighting(stamp, now + self.rules.settle_s)
+
+    def _judge(self, result: Result) -> bool:
+        """Decide what becomes of a picture; returns whether anybody needs to know."""
+        item, stamp = result.item, result.stamp
+        seen = self._waiting[item.name]
+        if result.state == "failed":
+            if not item.source.exists():  # taken away before its turn came
+                del self._waiting[item.name]
+                return False
+            if stamp != seen.stamp:  # changed meanwhile: the next look starts it afresh
+                return False
+            seen.attempts += 1
+            seen.due = time.monotonic() + max(1, self.rules.settle_s) * 2**seen.attempts
+            if seen.attempts < ATTEMPTS:
+                return False
+            self._quarantine(item, seen.stamp, result.why)
+            self._counts["failed"] += 1
+        else:
+            self._counts["done"] += result.state == "done"
+            if result.why != "exists" and stamp:
+                self._dispose(item, stamp)
+        del self._waiting[item.name]
+        if stamp:
+            self._settled[item.name] = stamp
+        return True
+
+    def _quarantine(self, item: Item, stamp: str, why: str) -> None:
+        """List a picture that nothing can be done about until it changes."""
+        entry = self.journal.find(item.name) or Entry(item.name)
+        entry.state, entry.input_stamp, entry.error = QUARANTINED, stamp, why
+        self.journal.put(entry)
+
+    def _dispose(self, item: Item, stamp: str) -> None:
+        """Do with an original what is wished, if it is still the one that was restored."""
+        archive = self.rules.archive
+        if not self.rules.delete and archive is None:
+            return
+        try:
+            if item.target.exists():
+                sync_folder(item.target.parent)
+            if stamp_of(item.source) != stamp:
+                return
+            if archive is None:
+                item.source.unlink()
+            else:
+                move_new(item.source, archive / item.name)
+        except OSError as error:
+            self.tell(f"{item.source} stays where it is: {error.strerror or error}")
+
+    def _tell_once(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self.tell(line)
+
+    def _write_status(self, state: str, current: str | None = None) -> None:
+        """Say in a file how things stand, for others to look at."""
+        status = {
+            "state": state,
+            "current": current,
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "pid": os.getpid(),
+            "source": str(self.source),
+            "waiting": len(self._waiting),
+            "quarantined": self.journal.count(QUARANTINED),
+            **self._counts,
+        }
+        part = self._status.with_suffix(".part")
+        with contextlib.suppress(OSError):  # the disk may be full
+            part.write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
+            part.replace(self._status)
+
+
+def move_new(source: Path, target: Path) -> Path:
+    """Move a file to a name, with a number behind it if that is taken; nothing is replaced.
+
+    Returns:
+        The name that it got. Until it is whole under it the source stays.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = source
+    try:
+        if source.stat().st_dev != target.parent.stat().st_dev:
+            part = target.parent / f".denoise-{os.getpid()}.part"
+            shutil.copy2(source, part)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+        for number in itertools.count():
+            free = target.with_stem(f"{target.stem}-{number}") if number else target
+            with contextlib.suppress(OutputError):
+                images.rename_new(part, free)
+                break
+        sync_folder(free.parent)
+        source.unlink(missing_ok=True)
+    finally:
+        if part is not source:
+            part.unlink(missing_ok=True)
+    return free

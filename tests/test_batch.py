@@ -1,0 +1,388 @@
+"""Folders, with faults for real: docs/batch.md says which promise each test holds."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import blur_onnx, tiny_onnx
+from PIL import Image
+
+from denoiser import batch, job
+from denoiser.engine import Model
+from denoiser.journal import Journal, open_journal
+from denoiser.plan import make_plan
+
+DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
+
+
+@pytest.fixture(scope="session")
+def blur_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "blur.onnx"
+    path.write_bytes(blur_onnx(2))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """Three pictures, one of them damaged, one in a folder."""
+    source = tmp_path / "in"
+    (source / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "sub/b.png"):
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(source / name)
+    (source / "bad.png").write_bytes(b"no picture")
+    return source
+
+
+@pytest.fixture
+def denoise_folder(run_denoise, folder, tmp_path, blur_path):
+    def call(*options, out=tmp_path / "out"):
+        return run_denoise(folder, out, "-m", blur_path, "-r", *options)
+
+    return call
+
+
+def outputs(out):
+    """Every file below, but for the journal's folder, with its bytes."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and ".denoise" not in path.parts
+    }
+
+
+def states(result):
+    return {line["input"]: line["state"] for line in map(json.loads, result.out.splitlines())}
+
+
+def journal_rows(out):
+    database = sqlite3.connect(out / ".denoise" / "journal.sqlite")
+    database.row_factory = sqlite3.Row
+    rows = {row["input"]: dict(row) for row in database.execute("SELECT * FROM files")}
+    database.close()
+    return rows
+
+
+def test_one_bad_file_is_named_and_the_rest_are_done(denoise_folder, folder, tmp_path):
+    before = outputs(folder)
+    result = denoise_folder()
+    assert result.code == 4
+    lines = result.err.splitlines()
+    assert any(line.startswith("failed: bad.png: ") and "no picture" in line for line in lines)
+    assert "2 done, 1 failed" in lines[-2] and "CPUExecutionProvider" in lines[-2]
+    assert lines[-1] == "error: 1 of 3 pictures failed"
+    assert list(outputs(tmp_path / "out")) == ["a.jpg", "sub/b.png"]
+    assert outputs(folder) == before
+
+
+def test_a_second_run_does_only_what_is_left(denoise_folder, folder, tmp_path, rng):
+    assert states(denoise_folder("--json")) == {"a.jpg": "done", "sub/b.png": "done",
+                                                "bad.png": "failed"}  # fmt: skip
+    before = outputs(tmp_path / "out")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*g")}
+    Image.fromarray(rng.integers(0, 255, (9, 9, 3), np.uint8)).save(folder / "bad.png")
+    os.utime(folder / "a.jpg")  # other times, same content
+    assert states(denoise_folder("--json")) == {"a.jpg": "skipped", "sub/b.png": "skipped",
+                                                "bad.png": "done"}  # fmt: skip
+    after = outputs(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
+    assert all(path.stat().st_mtime_ns == then for path, then in times.items())
+
+
+def test_other_settings_or_content_replace_our_own_outputs_only(denoise_folder, folder, tmp_path):
+    out = tmp_path / "out"
+    (folder / "bad.png").unlink()
+    denoise_folder()
+    first = outputs(out)
+    assert denoise_folder("--strength", 0.5).code == 0
+    second = outputs(out)
+    assert all(first[name] != second[name] for name in first)
+    shutil.copy(folder / "sub" / "b.png", folder / "c.png")
+    (folder / "a.jpg").write_bytes(first["a.jpg"])
+    assert set(states(denoise_folder("--strength", 0.5, "--json")).values()) == {"done", "skipped"}
+    (out / "a.jpg").write_bytes(b"edited")  # by a person: it is not ours any more
+    result = denoise_folder("--json")
+    assert result.code == 4 and "changed since it was written" in result.err
+    assert (out / "a.jpg").read_bytes() == b"edited"
+    assert denoise_folder("--overwrite").code == 0
+    assert (out / "a.jpg").read_bytes() != b"edited"
+
+
+def test_outputs_of_others_are_left_alone(denoise_folder, folder, tmp_path):
+    (folder / "bad.png").unlink()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.jpg").write_bytes(b"mine")
+    result = denoise_folder("--json")
+    assert states(result) == {"a.jpg": "failed", "sub/b.png": "done"} and result.code == 4
+    assert states(denoise_folder("--json", "--skip-existing"))["a.jpg"] == "skipped"
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == b"mine"
+    (tmp_path / "out" / "sub" / "b.png").unlink()
+    assert states(denoise_folder("--json", "--skip-existing"))["sub/b.png"] == "done"
+
+
+def test_the_journal_tells_what_was_done(denoise_folder, tmp_path, blur_path):
+    denoise_folder("--sigma", 12)
+    rows = journal_rows(tmp_path / "out")
+    row, model = rows["a.jpg"], Model(blur_path, device="cpu")
+    assert row["state"] == "done" and row["provider"] == "CPUExecutionProvider"
+    assert row["model_sha256"] == model.sha256 and row["sigma"] == pytest.approx(12, abs=0.01)
+    assert json.loads(row["settings"])["sigma"] == pytest.approx(12 / 255)
+    assert rows["bad.png"]["state"] == "failed" and "no picture" in rows["bad.png"]["error"]
+
+
+def test_dry_run_says_what_would_happen_and_touches_nothing(denoise_folder, folder, tmp_path):
+    result = denoise_folder("--dry-run", "--json")
+    assert states(result) == {"a.jpg": "to do", "bad.png": "to do", "sub/b.png": "to do"}
+    assert not (tmp_path / "out").exists()
+    denoise_folder()
+    before = sorted(tmp_path.rglob("*"))
+    assert states(denoise_folder("--dry-run", "--json"))["a.jpg"] == "skipped"
+    assert "bad.png" in denoise_folder("--dry-run").err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_fail_fast_stops_at_the_first(denoise_folder, folder, tmp_path):
+    (folder / "0.png").write_bytes(b"")
+    result = denoise_folder("--fail-fast", "--json")
+    assert result.code == 4 and states(result) == {"0.png": "failed"}
+
+
+def test_impossible_plans_end_before_anything_starts(denoise_folder, run_denoise, folder, tmp_path):
+    shutil.copy(folder / "sub" / "b.png", folder / "a.png")
+    result = denoise_folder("--format", "webp")
+    assert result.code == 1 and "a.jpg and a.png would both become" in result.err
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    result = run_denoise(tmp_path / "empty", tmp_path / "out")
+    assert result.code == 2 and "--recursive" in result.err
+    (tmp_path / "file").write_bytes(b"")
+    assert denoise_folder(out=tmp_path / "file").code == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_instance_is_refused(denoise_folder, tmp_path):
+    with open_journal(tmp_path / "out"):
+        result = denoise_folder()
+    assert result.code == 5 and "another denoise is working" in result.err
+
+
+def test_unusual_names(run_denoise, tmp_path, blur_path, rng):
+    names = ["ü ñ 写真.png", "new\nline.png", " spaces .png", "x" * 251 + ".png", "-dash.png"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        Image.fromarray(rng.integers(0, 255, (9, 9, 3), np.uint8)).save(tmp_path / "in" / name)
+    assert run_denoise(tmp_path / "in", tmp_path / "out", "-m", blur_path).code == 0
+    assert sorted(outputs(tmp_path / "out")) == sorted(names)
+
+
+def test_pictures_of_one_kind_go_together_where_that_helps(folder, tmp_path, rng, monkeypatch):
+    """As on a GPU: the model sees a batch, and every picture is as if it had come alone."""
+    for name in "cdef":
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(folder / f"{name}.png")
+    results, sizes = {}, []
+    for out in ("alone", "together"):
+        model = Model(blur_onnx(2), device="cpu")
+        if out == "together":
+            monkeypatch.setattr(batch, "CPU", "another provider")
+            run = model.run_with_noise
+            monkeypatch.setattr(
+                model, "run_with_noise", lambda *a, run=run: sizes.append(len(a[0])) or run(*a)
+            )
+        plan = make_plan(folder, tmp_path / out, recursive=True, format=None, suffix="")
+        with open_journal(tmp_path / out) as journal:
+            work = batch.Batch(model, job.Settings(), journal, batch.Options())
+            slowly = iter(plan.items)
+            work.run(slowly, lambda result: None, lambda item: time.sleep(0.3))
+        results[out] = outputs(tmp_path / out)
+    assert max(sizes) > 1 and sum(sizes) == 6
+    assert results["alone"] == results["together"]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_ends_the_run_and_the_next_goes_on(
+    error, denoise_folder, folder, tmp_path, monkeypatch
+):
+    (folder / "bad.png").unlink()
+    with monkeypatch.context() as patch:
+
+        def fail(descriptor):
+            raise OSError(error, os.strerror(error))
+
+        patch.setattr("os.fsync", fail)
+        result = denoise_folder()
+    assert result.code == 5 and os.strerror(error) in result.err
+    assert outputs(tmp_path / "out") == {}
+    assert denoise_folder().code == 0
+    assert len(outputs(tmp_path / "out")) == 2
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("mount"), reason="needs the right to mount"
+)
+def test_a_really_full_disk(run_denoise, tmp_path, blur_path, rng):
+    out, source = tmp_path / "out", tmp_path / "in"
+    out.mkdir()
+    source.mkdir()
+    for index in range(12):
+        pixels = rng.integers(0, 255, (150, 150, 3), np.uint8)
+        Image.fromarray(pixels).save(source / f"{index:02}.png")
+    size = ["-o", "size=400k"]
+    mounted = subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", out], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("may not mount")
+    try:
+        result = run_denoise(source, out, "-m", blur_path)
+        assert result.code == 5 and result.err.count("No space left") + result.err.count("full")
+        done = outputs(out)
+        assert 0 < len(done) < 12
+        for name in done:
+            Image.open(out / name).load()  # whole
+        assert not list((out / ".denoise").glob("*.part"))
+        subprocess.run(["mount", "-o", "remount,size=9m", out], check=True)
+        assert run_denoise(source, out, "-m", blur_path).code == 0
+        after = outputs(out)
+        assert len(after) == 12 and {name: after[name] for name in done} == done
+    finally:
+        subprocess.run(["umount", out], check=True)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs a folder that nobody may write")
+def test_a_read_only_output_folder_is_said_at_once(denoise_folder):
+    result = denoise_folder(out=Path("/proc/out"))
+    assert result.code == 5 and "cannot write into /proc/out" in result.err
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_the_result_is_that_of_an_undisturbed_run(
+    tmp_path, blur_path, rng
+):
+    source = tmp_path / "in"
+    for index in range(100):
+        path = source / f"{index % 7}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (120, 160, 3), np.uint8)).save(path)
+    options = ["-m", blur_path, "-r", "-q", "--device", "cpu", "--threads", "1"]
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    started = time.monotonic()
+    subprocess.run([*DENOISE, source, undisturbed, *options], check=True)
+    whole_s = time.monotonic() - started
+    moments = random.Random(0)
+    progress = []
+    for _ in range(20):
+        process = subprocess.Popen([*DENOISE, source, out, *options])
+        time.sleep(moments.uniform(0.3, 0.3 + 0.25 * whole_s))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found = outputs(out) if out.exists() else {}
+        progress.append(len(found))
+        expected = outputs(undisturbed)
+        assert all(expected[name] == data for name, data in found.items())  # never half a file
+    assert progress == sorted(progress) and progress[-1] > 0
+    again = subprocess.run([*DENOISE, source, out, *options, "--json"], capture_output=True)
+    assert again.returncode == 0, again.stderr
+    reports = [json.loads(line) for line in again.stdout.splitlines()]
+    assert sum(report["state"] == "skipped" for report in reports) == progress[-1]
+    assert outputs(out) == outputs(undisturbed)
+    kept = {path.name for path in (out / ".denoise").iterdir()}
+    assert kept == {path.name for path in (undisturbed / ".denoise").iterdir()}
+
+
+@pytest.mark.slow
+def test_ten_thousand_files_take_no_more_memory_than_a_thousand(tmp_path, identity_path):
+    peaks = {}
+    code = (
+        "import resource, sys; from denoiser.cli import denoise; sys.argv[0] = 'denoise';"
+        "denoise.main(sys.argv[1:], standalone_mode=False);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    Image.new("RGB", (16, 16), "grey").save(tmp_path / "one.png")
+    data = (tmp_path / "one.png").read_bytes()
+    for count in (1000, 10_000):
+        source, out = tmp_path / f"in{count}", tmp_path / f"out{count}"
+        source.mkdir()
+        for index in range(count):
+            (source / f"{index}.png").write_bytes(data)
+        command = [sys.executable, "-c", code, source, out, "-m", identity_path, "-q"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[count] = int(done.stdout) / 1024
+        assert len(list(out.glob("*.png"))) == count
+    assert peaks[10_000] < peaks[1000] + 40  # MB: the plan itself is some
+
+
+def test_a_clock_that_goes_backwards_does_no_harm(denoise_folder, folder, tmp_path, monkeypatch):
+    (folder / "bad.png").unlink()
+    denoise_folder()
+    os.utime(folder / "a.jpg", (1, 1))
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert set(states(denoise_folder("--json")).values()) == {"skipped"}
+
+
+def test_a_rehearsal_never_writes(tmp_path):
+    journal = Journal(tmp_path, rehearse=True)
+    assert journal.find("a") is None
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_contact_sheet_shows_before_and_after(denoise_folder, tmp_path):
+    page = tmp_path / "sheet.html"
+    denoise_folder("--report", page)
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 4 and "sub/b.png" in text
+    assert denoise_folder("--report", page).code == 5  # exists
+
+
+def test_a_bar_with_files_speed_and_time_on_a_terminal(folder, tmp_path, blur_path):
+    import pty
+
+    (folder / "bad.png").unlink()
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [*DENOISE, folder, tmp_path / "out", "-r", "-m", blur_path],
+        stderr=child,
+        env=os.environ | {"COLUMNS": "100", "TERM": "xterm"},
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(parent, 4096)
+        except OSError:
+            break
+    os.close(parent)
+    assert process.wait() == 0
+    assert b"2/2" in shown and b"MP/s" in shown and b"b.png" in shown and b"2 done" in shown
+
+
+def test_the_model_of_a_small_batch_sees_each_level(tmp_path, rng):
+    """`restore.denoise_channels` keeps the pictures of a stack apart."""
+    from conftest import minus_sigma_onnx
+
+    from denoiser import restore
+
+    model = Model(minus_sigma_onnx(), device="cpu")
+    clean = np.full((2, 64, 64, 3), 128.0)
+    noisy = clean + rng.normal(0, 1, clean.shape) * np.array([5, 30])[:, None, None, None]
+    pictures = list(np.clip(noisy, 0, 255).astype(np.uint8))
+    levels = restore.denoise_channels(pictures, "RGB", model)
+    assert levels[0] * 255 == pytest.approx(5, rel=0.1)
+    assert levels[1] * 255 == pytest.approx(30, rel=0.1)
+
+
+def test_identity_of_a_stack(rng):
+    from denoiser import restore
+
+    model = Model(tiny_onnx(), device="cpu")
+    pictures = [rng.integers(0, 65535, (33, 41, 4), np.uint16) for _ in range(3)]
+    before = [picture.copy() for picture in pictures]
+    restore.denoise_channels(pictures, "RGBA", model)
+    for picture, old in zip(pictures, before, strict=True):
+        np.testing.assert_array_equal(picture, old)

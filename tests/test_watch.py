@@ -1,0 +1,219 @@
+"""A watched folder, with faults for real: docs/batch.md says which promise each test holds."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import blur_onnx
+from PIL import Image
+from test_batch import journal_rows, outputs
+
+from denoiser.watch import move_new
+
+DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "blur.onnx").write_bytes(blur_onnx(1))
+    return tmp_path
+
+
+def put(path, seed=0, size=(30, 40)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path.read_bytes()
+
+
+@contextlib.contextmanager
+def watching(place, *options, settle=0.3):
+    """A watch in a process of its own; ends it, unless somebody has, and checks how it ended."""
+    command = [*DENOISE, place / "in", place / "out", "--watch", "-r", "--settle", str(settle)]
+    command += ["-m", place / "blur.onnx", "--device", "cpu", "--threads", "1", *options]
+    with (place / "errors").open("wb") as errors:
+        process = subprocess.Popen(command, stderr=errors)
+    try:
+        until(lambda: status(place) or process.poll() is not None)
+        yield process
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+            assert status(place)["state"] == "stopped"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+
+
+def status(place):
+    path = place / "out" / ".denoise" / "status.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def told(place):
+    return (place / "errors").read_text()
+
+
+def test_it_catches_up_and_then_takes_what_comes(place):
+    put(place / "in" / "before.png")
+    with watching(place) as process:
+        until(lambda: (place / "out" / "before.png").exists())
+        put(place / "in" / "deep" / "later.jpg")
+        until(lambda: (place / "out" / "deep" / "later.jpg").exists())
+        until(lambda: status(place)["state"] == "waiting")
+        assert (status(place)["done"], status(place)["pid"]) == (2, process.pid)
+        process.send_signal(signal.SIGHUP)
+        put(place / "in" / "after hup.png")
+        until(lambda: (place / "out" / "after hup.png").exists())
+    with watching(place):
+        time.sleep(1)
+        assert status(place)["done"] == 0  # nothing is done twice
+
+
+def test_polling_needs_no_events(place):
+    with watching(place, "--poll", "0.2"):
+        put(place / "in" / "a.png")
+        until(lambda: (place / "out" / "a.png").exists())
+
+
+def test_a_file_that_grows_is_taken_when_it_is_whole(place):
+    data = put(place / "whole.png", size=(200, 200))
+    with watching(place, settle=1), (place / "in" / "slow.png").open("wb", buffering=0) as file:
+        for start in range(0, len(data), len(data) // 6):
+            file.write(data[start : start + len(data) // 6])
+            time.sleep(0.5)
+            assert not (place / "out" / "slow.png").exists()
+        until(lambda: (place / "out" / "slow.png").exists())
+        assert status(place)["quarantined"] == 0 and "failed" not in told(place)
+
+
+def test_bad_files_are_retried_quarantined_and_taken_up_when_they_change(place):
+    (place / "in" / "bad.png").write_bytes(b"no picture")
+    with watching(place, settle=0.1):
+        until(lambda: status(place).get("quarantined") == 1)
+        assert "failed: bad.png" in told(place)
+        row = journal_rows(place / "out")["bad.png"]
+        assert row["state"] == "quarantined" and "no picture" in row["error"]
+        assert (place / "in" / "bad.png").read_bytes() == b"no picture"
+    with watching(place, settle=0.1):  # known: not tried again
+        time.sleep(1)
+        assert status(place)["failed"] == 0 and status(place)["quarantined"] == 1
+        put(place / "in" / "bad.png")
+        until(lambda: (place / "out" / "bad.png").exists())
+        until(lambda: status(place)["quarantined"] == 0)
+
+
+def test_renames_deletes_and_uploads_of_other_content(place):
+    with watching(place, settle=0.5):
+        put(place / "in" / "gone.png")
+        time.sleep(0.2)
+        (place / "in" / "gone.png").unlink()  # before its turn
+        put(place / "in" / "a.png")
+        until(lambda: (place / "out" / "a.png").exists())
+        first = (place / "out" / "a.png").read_bytes()
+        (place / "in" / "a.png").rename(place / "in" / "b.png")
+        until(lambda: (place / "out" / "b.png").exists())
+        put(place / "in" / "b.png", seed=1)
+        until(lambda: (place / "out" / "b.png").read_bytes() != first)
+        (place / "in" / "b.png").unlink()
+        time.sleep(1)
+    assert sorted(outputs(place / "out")) == ["a.png", "b.png"]
+    assert "failed" not in told(place) and status(place)["quarantined"] == 0
+
+
+def test_outputs_that_somebody_took_away_are_not_made_again(place):
+    put(place / "in" / "a.png")
+    with watching(place):
+        until(lambda: status(place).get("done") == 1)
+        (place / "out" / "a.png").unlink()
+        os.kill(status(place)["pid"], signal.SIGHUP)
+        time.sleep(1)
+    assert not (place / "out" / "a.png").exists()
+
+
+@pytest.mark.parametrize("what", ["archive", "delete"])
+def test_originals_are_put_away_when_their_result_is_safe(place, what):
+    data = put(place / "in" / "sub" / "a.png")
+    (place / "in" / "bad.png").write_bytes(b"no picture")
+    choice = f"archive:{place / 'old'}" if what == "archive" else what
+    with watching(place, "--on-success", choice, settle=0.1):
+        until(lambda: not (place / "in" / "sub" / "a.png").exists())
+        assert (place / "out" / "sub" / "a.png").exists()
+        if what == "archive":
+            until(lambda: (place / "old" / "sub" / "a.png").exists())
+            assert (place / "old" / "sub" / "a.png").read_bytes() == data
+        until(lambda: status(place)["quarantined"] == 1)
+    assert (place / "in" / "bad.png").exists()
+
+
+def test_a_full_archive_name_gets_a_number(tmp_path):
+    for index in range(3):
+        source = tmp_path / "a.png"
+        source.write_text(str(index))
+        move_new(source, tmp_path / "old" / "a.png")
+        assert not source.exists()
+    kept = {path.name: path.read_text() for path in (tmp_path / "old").iterdir()}
+    assert kept == {"a.png": "0", "a-1.png": "1", "a-2.png": "2"}
+
+
+def test_sigterm_finishes_the_present_file(place):
+    for index in range(6):
+        put(place / "in" / f"{index}.png", size=(700, 900))
+    with watching(place) as process:
+        until(lambda: status(place)["state"] == "working")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    done = outputs(place / "out")
+    assert 0 < len(done) < 6
+    for name in done:
+        Image.open(place / "out" / name).load()
+    rows = journal_rows(place / "out")
+    assert {name for name, row in rows.items() if row["state"] == "done"} == set(done)
+    assert "internal" not in told(place)
+
+
+def test_a_second_watcher_is_refused_and_a_killed_one_leaves_no_lock(place):
+    with watching(place) as first:
+        command = [*DENOISE, place / "in", place / "out", "--watch", "-m", place / "blur.onnx"]
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert second.returncode == 5 and "another denoise is working" in second.stderr
+        first.kill()
+        first.wait()
+    put(place / "in" / "a.png")
+    with watching(place):
+        until(lambda: (place / "out" / "a.png").exists())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_a_thousand_files_through_the_folder_do_not_grow_memory(place):
+    def resident_mb(process):
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    data = put(place / "one.png", size=(16, 16))
+    sizes = []
+    with watching(place, "--on-success", "delete", "--poll", "0.05", settle=0) as process:
+        for first in range(0, 1200, 200):
+            for index in range(first, first + 200):
+                (place / "part").write_bytes(data)
+                (place / "part").rename(place / "in" / f"{index}.png")
+            until(lambda wanted=first + 200: status(place).get("done") == wanted)
+            sizes.append(resident_mb(process))
+    assert sizes[-1] - sizes[1] < 4, sizes
+    assert list((place / "in").iterdir()) == []
