@@ -125,8 +125,8 @@ def test_alpha_is_untouched_and_ink_is_restored_as_light(mode, dtype):
     if mode.endswith("A"):
         pixels[..., -1] = random_image((16, 24), dtype)
     before = pixels.copy()
-    level = denoise_channels(pixels, mode, model, sigma=0.25)
-    assert level == 0.25
+    levels = denoise_channels([pixels], mode, model, sigma=0.25)
+    assert levels == [0.25]
     change = 0.25 * white * (1 if mode == "CMYK" else -1)  # darker light is more ink
     colours = len(mode) - mode.endswith("A")
     np.testing.assert_allclose(pixels[..., :colours], white // 2 + change, atol=1)
