@@ -28,8 +28,13 @@ from page import around, table
 from PIL import Image
 
 from denoiser import catalog, restore
+from denoiser.batch import Batch, Options
 from denoiser.console import run, say
 from denoiser.engine import CPU, Model
+from denoiser.images import read
+from denoiser.job import Settings
+from denoiser.journal import open_journal
+from denoiser.plan import make_plan
 
 Denoisers = dict[str, peers.Denoiser]
 Contestants = dict[str, tuple[peers.Denoiser, float | None]]
@@ -41,9 +46,12 @@ BEGIN = "<!-- written by scripts/benchmark.py -->\n"
 LEVELS = (15, 25, 50)
 GUESSES = (5, 10, 15, 20)  # levels of which a peer is told the best, for a set of pairs
 GROWTH_MP = (0.25, 1, 4, 16, 100)
-MEMORY_MP = 12
+FILE_MP = 12
+FOLDER_FILES, FOLDER_ROUNDS = 4, 2
 ENGINE_PX = 1024
 ROUNDS = 5
+REST_S = 0.1
+"""Before everything that is timed: threads of what ran before spin for a while."""
 
 
 @dataclasses.dataclass
@@ -56,6 +64,7 @@ class Score:
 
     def add(self, case: evaluate.Case, denoiser: peers.Denoiser, sigma: float | None) -> None:
         """Restore a picture and take the time."""
+        time.sleep(REST_S)
         started = time.perf_counter()
         restored = denoiser(case.noisy, sigma)
         self.seconds += time.perf_counter() - started
@@ -155,6 +164,7 @@ def engine(models: dict[str, Model], paths: list[Path]) -> str:
         matrix @ matrix
         peaks.append(2 * 2048**3 / (time.perf_counter() - started))
         for name, model in models.items():
+            time.sleep(REST_S)
             started = time.perf_counter()
             model.run(image, level)
             seconds[name] = min(seconds[name], time.perf_counter() - started)
@@ -212,6 +222,7 @@ def growth(models: dict[str, Model], largest_mp: float) -> tuple[str, dict[str, 
         side = round(math.sqrt(megapixels * 1e6))
         image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
         for name, model in models.items():
+            time.sleep(REST_S)
             started = time.perf_counter()
             restore.denoise(image, model, out=image)
             seconds[name].append(time.perf_counter() - started)
@@ -224,9 +235,45 @@ def growth(models: dict[str, Model], largest_mp: float) -> tuple[str, dict[str, 
     return table(heads, rows), seconds
 
 
+def folder_speed(models: dict[str, Model], megapixels: float) -> str:
+    """A folder of JPEGs, journal and all, against the engine alone on the same pixels, in turn."""
+    side = round(math.sqrt(megapixels * 1e6))
+    noise = np.random.default_rng(0).normal(0, 10, (side, side, 3))
+    picture = np.linspace(0, 255, side)[:, None, None] + noise
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name, "in")
+        source.mkdir()
+        for index in range(FOLDER_FILES):
+            Image.fromarray(peers.to_8bit(picture / 255)).save(source / f"{index}.jpg", quality=92)
+        for model_name, model in models.items():
+            alone = whole = 0.0
+            for index in range(FOLDER_ROUNDS):
+                out = Path(name, f"{model_name}-{index}")
+                for path in sorted(source.iterdir()):
+                    pixels = read(path.read_bytes(), path.name).pixels
+                    time.sleep(REST_S)
+                    started = time.perf_counter()
+                    restore.denoise(pixels, model, out=pixels)
+                    alone += time.perf_counter() - started
+                time.sleep(REST_S)
+                started = time.perf_counter()
+                items = make_plan(source, out, recursive=False, format=None, suffix="").items
+                with open_journal(out) as journal:
+                    Batch(model, Settings(), journal, Options()).run(items, lambda result: None)
+                whole += time.perf_counter() - started
+            total = side**2 * FOLDER_FILES * FOLDER_ROUNDS / 1e6
+            rows.append(
+                [model_name, f"{total / alone:.2f}", f"{total / whole:.2f}", f"{alone / whole:.1%}"]
+            )
+            say(f"{model_name}: folder at {rows[-1][-1]} of the engine's speed")
+    heads = [f"{FOLDER_FILES} JPEGs of {megapixels:g} MP", "engine alone, MP/s", "folder, MP/s", ""]
+    return table(heads, rows)
+
+
 def peak_memory_mb(model: Path, device: str) -> float:
-    """Most memory that `denoise` takes for a picture of `MEMORY_MP`, 8 bits, PNG to PNG."""
-    side = round(math.sqrt(MEMORY_MP * 1e6))
+    """Most memory that `denoise` takes for a picture of `FILE_MP`, 8 bits, PNG to PNG."""
+    side = round(math.sqrt(FILE_MP * 1e6))
     # by way of a small process: Linux counts what the starting process held
     watch = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
@@ -304,7 +351,11 @@ def main(
     parts.append(engine(loaded, paths))
     text, seconds = growth(loaded, largest_mp)
     memory = [[path.stem, f"{peak_memory_mb(path, device):.0f}"] for path in paths]
-    parts += [text, table([f"denoise, PNG of {MEMORY_MP} MP", "peak memory (MB)"], memory)]
+    parts += [
+        text,
+        folder_speed(loaded, min(FILE_MP, largest_mp)),
+        table([f"denoise, PNG of {FILE_MP} MP", "peak memory (MB)"], memory),
+    ]
     plot = page.with_suffix("") / "speed.png"
     plot.parent.mkdir(parents=True, exist_ok=True)
     draw(points, seconds, plot)

@@ -223,7 +223,13 @@ def test_benchmark_writes_its_tables_between_the_marks(tmp_path: Path):
     )  # fmt: skip
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\n\nafter\n") and "stale" not in text
-    for head in ("clean (1)", f"{tmp_path.name} (1 pairs)", "network alone", "seconds (MP/s)"):
+    for head in (
+        "clean (1)",
+        f"{tmp_path.name} (1 pairs)",
+        "network alone",
+        "seconds (MP/s)",
+        "4 JPEGs of",
+    ):
         assert f"| {head}" in text
     assert "| ffdnet |" in text and "| nlm, told" in text
     assert (tmp_path / "page" / "speed.png").exists()
