@@ -95,7 +95,7 @@ def members() -> dict[str, Recipe]:
 
 def measure(network: ConvAutoencoder, pictures: Sequence[np.ndarray], folder: Path) -> Findings:
     """Measure a member on the centres of pictures; the sheet goes to `folder`."""
-    psnr_db = validate(network, pictures, CPU, folder)
+    psnr_db = list(validate(network, pictures, CPU, folder).values())
     network.eval()
     side = min(min(picture.shape[:2]) for picture in pictures) - 1  # one pixel to shift by
     side = min(side, 256) // network.stride * network.stride

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiser.training.filters import push_pull
 from denoiser.training.recipe import ESTIMATOR_STRIDE, Network
 
 FADE = 10 / 255
@@ -62,16 +63,17 @@ class ConvAutoencoder(nn.Module):
     2018) and encoded to a code at 1/`stride` of the resolution. With skips, the released
     restorers' shape, the decoder gets every level of the encoder by additive skips (DRUNet; Zhang
     et al. 2021) and its result is added to the image (DnCNN; Zhang et al. 2017). Without skips the
-    code is all that the decoder has.
+    code is all that the decoder has. A network that fills holes gets the hole instead of the noise
+    map, and adds its result to a smooth interpolation.
     """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         channels, factor, width = network.channels, network.unshuffle, network.channels[-1]
         self.factor, self.phases, self.stride = factor, network.phases, network.stride
-        self.skips, self.noise_map = network.skips, network.noise_map
+        self.skips, self.hole, self.guided = network.skips, network.hole, network.guided
         self.estimator = NoiseEstimator(network.estimator) if network.estimator else None
-        self.head = nn.Conv2d((3 + network.noise_map) * factor**2, channels[0], 3, padding=1)
+        self.head = nn.Conv2d((3 + network.guided) * factor**2, channels[0], 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels)
         self.downs = nn.ModuleList(
             nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(channels)
@@ -109,11 +111,11 @@ class ConvAutoencoder(nn.Module):
         )
         return torch.where(sigma < 0, -sigma * smooth, sigma), estimate
 
-    def encode(self, image: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Map image (N, 3, H, W) and sigma (N, 1, H, W) to the code and the skips, finest first."""
-        if self.noise_map:
-            assert sigma is not None
-            image = torch.cat([image, sigma], 1)
+    def encode(self, image: Tensor, guide: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Map image (N, 3, H, W) and guide (N, 1, H, W) to the code and the skips, finest first."""
+        if self.guided:
+            assert guide is not None
+            image = torch.cat([image, guide], 1)
         x = self.head(F.pixel_unshuffle(image, self.factor))
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=False):
@@ -133,34 +135,42 @@ class ConvAutoencoder(nn.Module):
             x = decoder(x + skip if self.skips else x)
         return F.pixel_shuffle(self.tail(x), self.factor)
 
-    def reconstruct(self, image: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, image: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Restore, as `forward` does for one phase; also give the code."""
-        code, skips = self.encode(image, sigma)
+        base = image
+        if self.hole and guide is not None:
+            base = push_pull(image, (guide < 1).float(), self.stride)
+        code, skips = self.encode(base, guide)
         restored = self.decode(code, skips).float()
-        if self.estimator is not None and sigma is not None:
-            restored = restored * (sigma / FADE).clamp(max=1)  # no noise, no change
-        return (image + restored if self.skips else restored), code
+        if self.estimator is not None and guide is not None:
+            restored = restored * (guide / FADE).clamp(max=1)  # no noise, no change
+        if self.skips:
+            restored = base + restored
+        if self.hole and guide is not None:
+            restored = torch.where(guide > 0, restored, image)
+        return restored, code
 
-    def forward(self, image: Tensor, sigma: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, guide: Tensor | None = None) -> Tensor:
         """Restore.
 
         Args:
             image: (N, 3, H, W) in [0, 1], unclipped noise allowed; H and W multiples of `stride`.
-            sigma: (N, 1, H, W) noise standard deviation, in units of the image; only for a network
-                that takes a noise map. With an estimator -k asks for k times its estimate.
+            guide: (N, 1, H, W); for a network that takes a noise map the standard deviation in
+                units of the image, with an estimator -k asks for k times its estimate. For one that
+                fills holes 1 in the hole, between 0 and 1 where `image` holds a first guess.
 
         Returns:
             (N, 3, H, W) float32, not clipped.
         """
-        return self.restore(image, sigma)[0]
+        return self.restore(image, guide)[0]
 
-    def restore(self, image: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def restore(self, image: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Restore, and also give the estimated noise map, see `forward` and `noise_level`."""
-        sigma, estimate = self.noise_level(image, sigma)
+        guide, estimate = self.noise_level(image, guide)
         if self.phases == 1:
-            return self.reconstruct(image, sigma)[0], estimate
-        sigma = None if sigma is None else split(sigma, self.phases)
-        return join(self.reconstruct(split(image, self.phases), sigma)[0], self.phases), estimate
+            return self.reconstruct(image, guide)[0], estimate
+        guide = None if guide is None else split(guide, self.phases)
+        return join(self.reconstruct(split(image, self.phases), guide)[0], self.phases), estimate
 
 
 def split(batch: Tensor, phases: int) -> Tensor:

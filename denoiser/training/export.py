@@ -14,6 +14,7 @@ from denoiser import catalog, tiles
 from denoiser.engine import Model
 from denoiser.errors import ModelError
 from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.holes import GUESS, Holes, draw_holes
 from denoiser.training.recipe import Recipe
 
 OPSET = 17
@@ -69,7 +70,7 @@ def export(
     halo = measure_halo(network, pictures)
     low, high = recipe.sigma_range
     metadata = {
-        "task": "denoise",
+        "task": "inpaint" if network.hole else "denoise",
         "stride": str(network.stride),
         "halo": str(halo),
         "sigma_range": f"{low / 255:.6f} {high / 255:.6f}",
@@ -105,8 +106,8 @@ def to_onnx(network: ConvAutoencoder, metadata: Mapping[str, str]) -> bytes:
     """
     side = 4 * network.stride
     inputs = {"image": torch.zeros(1, 3, side, side)}
-    if network.noise_map:
-        inputs["sigma"] = torch.zeros(1, 1, side, side)
+    if network.guided:
+        inputs["hole" if network.hole else "sigma"] = torch.zeros(1, 1, side, side)
     outputs = ["restored", "noise"] if network.estimator else ["restored"]
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -205,7 +206,11 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
 
 
 def _ways(network: ConvAutoencoder, sigma: Tensor) -> list[Tensor]:
-    """What a network may be told: the level, and, if it estimates, nothing."""
+    """What a network may be told: the level, and, if it estimates, nothing; holes."""
+    if network.hole:
+        generator = torch.Generator().manual_seed(0)
+        hole = draw_holes(sigma, Holes(), generator)
+        return [hole, GUESS * hole]
     if network.estimator is None:
         return [sigma]
     return [sigma, torch.full_like(sigma, -1)]

@@ -1,4 +1,4 @@
-"""Gaussian blur of a batch, every crop by its own width."""
+"""Filters of a batch: Gaussian blur, every crop by its own width, and smooth interpolation."""
 
 import math
 
@@ -46,3 +46,28 @@ def blur(image: Tensor, width: Tensor, largest_px: float) -> Tensor:
     reach = math.ceil(3 * largest_px)
     padded = F.pad(image, (reach,) * 4, mode="replicate")
     return convolve(padded, gaussian(width, largest_px))
+
+
+def push_pull(image: Tensor, weight: Tensor, coarsest: int) -> Tensor:
+    """Interpolate smoothly where nothing is known, from ever coarser means (Gortler et al. 1996).
+
+    Args:
+        image: (N, C, H, W); H and W multiples of `coarsest`.
+        weight: (N, 1, H, W), 1 where the image is known, else 0.
+        coarsest: Side in pixels of the largest squares, a power of two. Where such a square knows
+            nothing either, the mean of the whole crop stands.
+
+    Returns:
+        (N, C, H, W), `image` where it is known.
+    """
+    values, levels = image * weight, []
+    for _ in range(coarsest.bit_length() - 1):
+        levels.append((values, weight))
+        values, weight = F.avg_pool2d(values, 2), F.avg_pool2d(weight, 2)
+    mean = values.mean((2, 3), keepdim=True) / weight.mean((2, 3), keepdim=True).clamp(min=1e-6)
+    smooth = torch.where(weight > 0, values / weight.clamp(min=1e-6), mean)
+    for values, weight in reversed(levels):
+        smooth = F.interpolate(smooth, scale_factor=2, mode="bilinear", align_corners=False)
+        trust = (4 * weight).clamp(max=1)
+        smooth = smooth + trust * (values / weight.clamp(min=1e-6) - smooth)
+    return smooth

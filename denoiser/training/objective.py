@@ -28,7 +28,7 @@ class Objective(nn.Module):
         Args:
             image: (N, 3, H, W) what the network sees.
             sigma: (N, 1, H, W) its noise level, -1 if that is to be estimated; ignored by a network
-                without noise map.
+                without noise map. For one that fills holes the hole.
             target: (N, 3, H, W) what it should say.
             offset: (N, 3, H, W) how far the target is expected to lie, see `neighbor2neighbor`.
 
@@ -41,7 +41,11 @@ class Objective(nn.Module):
             image = image.requires_grad_()
         noise_map, estimate = self.network.noise_level(image, sigma)
         restored, code = self.network.reconstruct(image, noise_map)
-        loss = distance(restored, target, image, self.recipe.training.loss)
+        if self.recipe.network.hole:
+            weight = self.recipe.training.gradient_weight
+            loss = hole_distance(restored, target, sigma > 0, weight)
+        else:
+            loss = distance(restored, target, image, self.recipe.training.loss)
         if offset is not None:
             loss = loss + neighbor2neighbor.regulariser(restored, target, offset)
         penalty = torch.zeros((), device=image.device)
@@ -86,3 +90,27 @@ def distance(restored: Tensor, target: Tensor, image: Tensor, name: str) -> Tens
         level = power(image.detach() - target).flatten().sqrt()
         return ((restored - target).abs().mean((1, 2, 3)) * KNEE / (KNEE + level)).mean()
     return torch.sqrt((restored - target) ** 2 + 1e-6).mean()
+
+
+def hole_distance(restored: Tensor, target: Tensor, hole: Tensor, gradient_weight: float) -> Tensor:
+    """Compute the mean absolute error in the hole, every crop alike, and that of gradients.
+
+    Args:
+        restored: (N, 3, H, W).
+        target: (N, 3, H, W).
+        hole: (N, 1, H, W) bool.
+        gradient_weight: Weight of the error of differences between neighbours, at full, half and a
+            quarter of the resolution; the target is taken for what lies outside the hole, so that
+            a seam counts.
+
+    Returns:
+        A scalar.
+    """
+    error = (restored - target) * hole
+    size = 3 * hole.sum((1, 2, 3)).clamp(min=1)
+    total = error.abs().sum((1, 2, 3))
+    for scale in (1, 2, 4) if gradient_weight else ():
+        coarse = F.avg_pool2d(error, scale)
+        for axis in (2, 3):
+            total = total + gradient_weight * scale**2 * coarse.diff(dim=axis).abs().sum((1, 2, 3))
+    return (total / size).mean()

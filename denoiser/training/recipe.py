@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from denoiser.errors import RecipeError
 from denoiser.training.corruption import KINDS, Step, levels_of
+from denoiser.training.holes import Holes
 
 T = TypeVar("T")
 ESTIMATOR_STRIDE = 8
@@ -30,6 +31,8 @@ class Network:
     """Whether the decoder sees the encoder's levels and the image; without, only the code."""
     noise_map: bool = True
     """Whether the noise level is an input; without, the network sees the image alone."""
+    hole: bool = False
+    """Whether it fills holes: where they are is an input instead of the noise level."""
     code_channels: int = 0
     """Width of the code; 0 is that of the last level."""
     code_activation: str = "linear"
@@ -39,6 +42,11 @@ class Network:
     phases: int = 1
     """Take the picture apart into phases x phases interleaved ones and restore each alone: noise
     that neighbouring pixels share becomes white."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether a noise map or a hole goes with the image."""
+        return self.noise_map or self.hole
 
     @property
     def stride(self) -> int:
@@ -80,7 +88,9 @@ class Training:
     """Norm to which the gradient is clipped; a few times what an L1 loss has in good health."""
     ema_decay: float = 0.999
     loss: str = "l1"
-    """l1, l2, charbonnier or weighted-l1, see `objective.distance`."""
+    """l1, l2, charbonnier or weighted-l1, see `objective.distance`; holes have their own."""
+    gradient_weight: float = 0.0
+    """Weight of the error of gradients in a hole, see `objective.hole_distance`."""
     supervision: str = "clean"
     """clean, or neighbor2neighbor: learn from noisy pictures alone."""
     told: float = 0.25
@@ -97,6 +107,8 @@ class Recipe:
     name: str
     network: Network = Network()
     corruption: tuple[Step, ...] = ()
+    holes: Holes = dataclasses.field(default_factory=Holes)
+    """For a network that fills them."""
     penalties: Penalties = Penalties()
     training: Training = Training()
 
@@ -146,13 +158,23 @@ class Recipe:
             "training.loss must be l1, l2, charbonnier or weighted-l1": training.loss
             in ("l1", "l2", "charbonnier", "weighted-l1"),
             "training.told must lie in 0-1": 0 <= training.told <= 1,
-            "training.estimate_weight must not be negative": (
+            "training.estimate_weight and gradient_weight must not be negative": (
                 0 <= training.estimate_weight < math.inf
+                and 0 <= training.gradient_weight < math.inf
             ),
             "network.estimator must not be negative": network.estimator >= 0,
             "network.estimator needs noise_map and skips, and phases = 1": (
                 not network.estimator
                 or (network.noise_map and network.skips and network.phases == 1)
+            ),
+            "network.hole needs skips and noise_map = false, phases = 1, supervision = 'clean'": (
+                not network.hole
+                or (
+                    network.skips
+                    and not network.noise_map
+                    and network.phases == 1
+                    and not learns_alone
+                )
             ),
             "training.supervision must be clean or neighbor2neighbor": training.supervision
             in ("clean", "neighbor2neighbor"),

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,20 @@ from torch import Tensor
 
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import Step, corrupt
+from denoiser.training.holes import Holes, cut_out, draw_holes
 
 VALIDATION_SIGMAS = (0, 15, 25, 50)
 """Noise levels on the 0-255 scale; at 0 the PSNR is that of the reconstruction."""
-LABELS = {f"psnr_{sigma}_db": f"sigma {sigma}" for sigma in VALIDATION_SIGMAS} | {
-    "psnr_own_db": "the recipe's corruption"
+VALIDATION_HOLES = {
+    "thin": Holes(("scratches", "specks", "text")),
+    "medium": Holes(("strokes", "boxes"), width_px=(8, 32)),
+    "large": Holes(("boxes",), width_px=(48, 96)),
 }
+LABELS = (
+    {f"psnr_{sigma}_db": f"sigma {sigma}" for sigma in VALIDATION_SIGMAS}
+    | {"psnr_own_db": "the recipe's corruption"}
+    | {f"psnr_{width}_db": f"{width} holes" for width in VALIDATION_HOLES}
+)
 COLUMNS = ["step", "megapixels", "loss", "penalty", "rate", "kpx_per_s", *LABELS]
 SHEET_ROWS = 8
 
@@ -37,10 +45,11 @@ class Log:
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *kept])
 
-    def write(self, step: int, values: Sequence[float]) -> None:
-        """Append one line."""
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line, its values by column; others stay empty."""
+        row = {name: f"{value:.6g}" for name, value in values.items()}
         with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow([step, *(f"{value:.6g}" for value in values)])
+            csv.DictWriter(file, COLUMNS).writerow({"step": step, **row})
 
     def read(self) -> dict[str, list[tuple[float, float]]]:
         """Each column's points as (megapixels, value), empty cells left out."""
@@ -80,7 +89,7 @@ def validate(
     device: torch.device,
     folder: Path,
     corruption: Sequence[Step] = (),
-) -> list[float]:
+) -> dict[str, float]:
     """Measure PSNR on the centres of validation pictures, in fp32, with fixed noise.
 
     Args:
@@ -92,9 +101,9 @@ def validate(
         corruption: What the network was trained on, to measure it on that too.
 
     Returns:
-        Mean PSNR in dB per level of `VALIDATION_SIGMAS`, noise and result as in the literature:
-        noise not clipped, the result clipped to [0, 1]. Then that for `corruption`, if there is
-        any, drawn once for each picture.
+        Mean PSNR in dB by column, per level of `VALIDATION_SIGMAS`, noise and result as in the
+        literature: noise not clipped, the result clipped to [0, 1]. Then that for `corruption`, if
+        there is any, drawn once for each picture.
     """
     centres = [centre(picture, network.stride) for picture in pictures]
     clean = [to_batch(picture) for picture in centres]
@@ -125,7 +134,43 @@ def validate(
                 rows[index] += [to_uint8(image) for image in shown]
         scores.append(sum(psnrs) / len(psnrs))
     save_sheet(rows[:SHEET_ROWS], folder / "validation.png")
-    return scores
+    return dict(zip(LABELS, scores, strict=False))
+
+
+def validate_holes(
+    network: ConvAutoencoder,
+    pictures: Sequence[np.ndarray],
+    device: torch.device,
+    folder: Path,
+) -> dict[str, float]:
+    """Measure a network that fills holes on the centres of validation pictures.
+
+    Args:
+        network: What to measure.
+        pictures: (H, W, 3) uint8, not smaller than the network's stride.
+        device: Where to compute.
+        folder: Gets validation.png: clean, then with a hole and filled per width.
+
+    Returns:
+        Mean PSNR in dB inside the holes by column, per width of `VALIDATION_HOLES`.
+    """
+    rows, psnrs = [], []
+    for index, picture in enumerate(centre(picture, network.stride) for picture in pictures):
+        clean, row = to_batch(picture), [picture]
+        for seed, options in enumerate(VALIDATION_HOLES.values()):
+            generator = torch.Generator().manual_seed(1000 * seed + index)
+            hole = draw_holes(clean, options, generator)
+            damaged, guide = cut_out(clean, clean, hole, options, generator)
+            filled = restore(network, damaged, guide, device)
+            error = ((filled - clean) ** 2 * hole).sum() / (3 * hole.sum())
+            psnrs.append(-10 * math.log10(error.item() + 1e-12))
+            row += [to_uint8(damaged), to_uint8(filled)]
+        rows.append(row)
+    save_sheet(rows[:SHEET_ROWS], folder / "validation.png")
+    means = np.reshape(psnrs, (-1, len(VALIDATION_HOLES))).mean(0)
+    return {
+        f"psnr_{width}_db": float(db) for width, db in zip(VALIDATION_HOLES, means, strict=True)
+    }
 
 
 def show(
@@ -133,7 +178,7 @@ def show(
     pictures: Sequence[np.ndarray],
     device: torch.device,
     folder: Path,
-) -> list[float]:
+) -> None:
     """Restore noisy pictures whose clean ones nobody has: validation.png, but no scores."""
     rows = []
     for picture in pictures[:SHEET_ROWS]:
@@ -143,7 +188,6 @@ def show(
             [noisy, to_uint8(restore(network, batch, torch.zeros_like(batch[:, :1]), device))]
         )
     save_sheet(rows, folder / "validation.png")
-    return []
 
 
 def restore(network: ConvAutoencoder, noisy: Tensor, sigma: Tensor, device: torch.device) -> Tensor:

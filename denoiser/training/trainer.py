@@ -21,10 +21,11 @@ from denoiser.training import neighbor2neighbor
 from denoiser.training.autoencoder import ConvAutoencoder, split
 from denoiser.training.corruption import corrupt, power
 from denoiser.training.dataset import Crops
+from denoiser.training.holes import cut_out, draw_holes
 from denoiser.training.objective import Objective
 from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
-from denoiser.training.record import Log, draw_curves, show, validate
+from denoiser.training.record import Log, draw_curves, show, validate, validate_holes
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 DIVERGED = 10  # a loss this many times the least one so far ends the run
@@ -212,6 +213,9 @@ class Trainer:
         clean, noisy, sigma = (
             split(image, phases) for image in corrupt(batch, self.recipe.corruption, self.generator)
         )
+        if self.recipe.network.hole:
+            hole = draw_holes(noisy, self.recipe.holes, self.generator)
+            noisy, sigma = cut_out(noisy, clean, hole, self.recipe.holes, self.generator)
         if self.recipe.network.estimator:
             sigma = power(noisy - clean).sqrt().expand_as(sigma)
             chance = torch.rand(len(sigma), device=sigma.device, generator=self.generator)
@@ -298,13 +302,15 @@ class Trainer:
                     self.save(checkpoint)
                     saved = started
                 if log:
-                    scores: list[float] = []
+                    scores: dict[str, float] = {}
                     drawing = self.step % validate_every == 0 or last
                     if validation and drawing:
                         scores = self._validate(validation, folder)
                     megapixels = self.step * pixels_per_step / 1e6
                     rate = training.rate * schedule(self.step, training)
-                    log.write(self.step, [megapixels, loss, penalty, rate, speed / 1e3, *scores])
+                    values = {"megapixels": megapixels, "loss": loss, "penalty": penalty}
+                    values |= {"rate": rate, "kpx_per_s": speed / 1e3}
+                    log.write(self.step, values | scores)
                     if drawing:
                         draw_curves(log, folder / "curves.png")
                     report(self._progress(loss, penalty, speed, pixels_per_step, scores))
@@ -314,10 +320,13 @@ class Trainer:
                 self.save(checkpoint)
             raise
 
-    def _validate(self, pictures: Sequence[np.ndarray], folder: Path) -> list[float]:
+    def _validate(self, pictures: Sequence[np.ndarray], folder: Path) -> dict[str, float]:
         """Measure on validation pictures, or only show those that nobody has clean."""
         if self.recipe.training.supervision == "neighbor2neighbor":
-            return show(self.averaged, pictures, self.device, folder)
+            show(self.averaged, pictures, self.device, folder)
+            return {}
+        if self.recipe.network.hole:
+            return validate_holes(self.averaged, pictures, self.device, folder)
         return validate(self.averaged, pictures, self.device, folder, self.recipe.corruption)
 
     def _is_finite(self) -> bool:
@@ -333,7 +342,12 @@ class Trainer:
         return means
 
     def _progress(
-        self, loss: float, penalty: float, speed: float, pixels_per_step: int, scores: list[float]
+        self,
+        loss: float,
+        penalty: float,
+        speed: float,
+        pixels_per_step: int,
+        scores: dict[str, float],
     ) -> str:
         """Compose the line that a person reads."""
         steps = self.recipe.training.steps
@@ -344,7 +358,7 @@ class Trainer:
         left = f"{left_s / 60:.0f} min" if left_s > 99 else f"{left_s:.0f} s"
         parts += [f"{speed / 1e3:.0f} kpx/s", f"{left} left"]
         if scores:
-            parts.append(f"PSNR {' / '.join(f'{score:.2f}' for score in scores)} dB")
+            parts.append(f"PSNR {' / '.join(f'{score:.2f}' for score in scores.values())} dB")
         return "  ".join(parts)
 
 
