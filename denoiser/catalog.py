@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SIZES = ("best", "balanced", "fast")
 """From slow to fast; the best is the default on a GPU only."""
+INPAINT = "inpaint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +67,15 @@ def read_card(path: Path) -> Card:
         raise ModelError(f"model card {path} is damaged: {error}") from error
 
 
-def find(name: str | None = None, *, gpu: bool = False) -> Path:
+def find(name: str | None = None, *, gpu: bool = False, task: str = "denoise") -> Path:
     """Find a model's file.
 
     Args:
-        name: "fast", "balanced", "best", a released model's name, a path to an ONNX file, or None
-            for the default.
+        name: "fast", "balanced", "best", "inpaint", a released model's name, a path to an ONNX
+            file, or None for the default.
         gpu: Whether it will run on a GPU, where the default is the best model rather than the
             balanced one.
+        task: "denoise" or "inpaint": what the default has to do.
 
     Raises:
         ModelError: There is no such model, or a released one is not what its card says.
@@ -84,36 +86,44 @@ def find(name: str | None = None, *, gpu: bool = False) -> Path:
             raise ModelError(f"no such model file: {path}")
         return path
     known = cards()
-    card = _choose(name, known) if name else default(known, gpu=gpu)
+    card = _choose(name, known) if name else default(known, gpu=gpu, task=task)
     if not card.path.is_file() or sha256_of(card.path) != card.sha256:
         raise ModelError(f"{card.path} is missing or damaged: reinstall denoiser")
     return card.path
 
 
-def load(name: str | None = None, *, device: str = "auto", **options: Any) -> "Model":
-    """Load a model: that of a name or path, or else what suits the device.
+def load(
+    name: str | None = None, *, task: str = "denoise", device: str = "auto", **options: Any
+) -> "Model":
+    """Load a model: that of a name or path, or else what suits task and device.
 
     Args:
         name: As `find` takes it.
+        task: "denoise" or "inpaint".
         device: As `engine.Model` takes it.
         **options: More for `engine.Model`.
+
+    Raises:
+        ModelError: There is no such model, it is damaged, or made for another task.
     """
     from denoiser.engine import Model, gpu_problem
 
     gpu = name is None and device != "cpu" and gpu_problem() is None
-    model = Model(find(name, gpu=gpu), device=device, **options)
+    model = Model(find(name, gpu=gpu, task=task), device=device, **options)
     if gpu and model.fallback:  # too slow for a CPU
-        return Model(find(), device=device, **options)
+        model = Model(find(task=task), device=device, **options)
+    if model.contract.task != task:
+        raise ModelError(f"{model.contract.name} is a model to {model.contract.task}, not {task}")
     return model
 
 
-def default(known: Sequence[Card], *, gpu: bool = False) -> Card:
+def default(known: Sequence[Card], *, gpu: bool = False, task: str = "denoise") -> Card:
     """Choose from the released models what runs if nobody says which.
 
     Raises:
         ModelError: There are none.
     """
-    for size in SIZES[0 if gpu else 1 :]:
+    for size in [INPAINT] if task == INPAINT else SIZES[0 if gpu else 1 :]:
         if newest := _newest(size, known):
             return newest
     raise ModelError("no released models: reinstall denoiser")
@@ -121,7 +131,7 @@ def default(known: Sequence[Card], *, gpu: bool = False) -> Card:
 
 def _choose(name: str, known: Sequence[Card]) -> Card:
     card = next((card for card in known if card.name == name), None)
-    card = card or (_newest(name, known) if name in SIZES else None)
+    card = card or (_newest(name, known) if name in (*SIZES, INPAINT) else None)
     if card is None:
         names = ", ".join(card.name for card in known) or "none"
         raise ModelError(f"no model {name!r}; released: {names}; or give a path to an .onnx file")
@@ -129,8 +139,9 @@ def _choose(name: str, known: Sequence[Card]) -> Card:
 
 
 def _newest(size: str, known: Sequence[Card]) -> Card | None:
-    """Find the latest of the models denoise-SIZE-vN."""
-    matches = ((re.fullmatch(rf"denoise-{size}-v(\d+)", card.name), card) for card in known)
+    """Find the latest of the models denoise-SIZE-vN, or inpaint-vN."""
+    stem = size if size == INPAINT else f"denoise-{size}"
+    matches = ((re.fullmatch(rf"{stem}-v(\d+)", card.name), card) for card in known)
     versions = {int(match[1]): card for match, card in matches if match}
     return versions[max(versions)] if versions else None
 

@@ -1,22 +1,26 @@
 """The commands `denoise` and `denoiser`."""
 
 import functools
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
-from denoiser import __version__
-from denoiser.console import Show, Stopwatch, device_options, progress_bar, run, with_options
+from denoiser.console import (
+    Show,
+    device_options,
+    run,
+    showing_options,
+    with_options,
+    writing_options,
+)
 from denoiser.doctor import denoiser
-from denoiser.errors import ArgumentError, InputError, OutputError
+from denoiser.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from denoiser.console import Advance
     from denoiser.engine import Model
-    from denoiser.images import Format
-    from denoiser.job import Settings
+    from denoiser.images import Picture
 
 ON_SUCCESS = ("keep", "delete")
 
@@ -81,24 +85,7 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     metavar="MB",
     help="Choose tiles so that about this much memory is used.",
 )
-@click.option(
-    "--format",
-    "format_name",
-    metavar="NAME",
-    help="png, jpg, tif, webp, avif or bmp, instead of what OUT's name says.",
-)
-@click.option(
-    "--quality",
-    type=click.IntRange(1, 100),
-    help="Of JPEG, WebP and AVIF; default: as the input, 90-95 if that is unknown.",
-)
-@click.option(
-    "--bit-depth", type=click.Choice(["keep", "8", "16"]), default="keep", show_default=True
-)
-@click.option("--suffix", default="", help="Added to the file's stem when OUT is a folder.")
-@click.option("--overwrite", is_flag=True, help="Replace what exists; do again what is done.")
-@click.option("--skip-existing", is_flag=True, help="Do nothing where the output exists.")
-@click.option("--strip-metadata", is_flag=True, help="Leave out EXIF, XMP and DPI.")
+@with_options(writing_options)
 @click.option("-r", "--recursive", is_flag=True, help="Walk folders in IN; OUT mirrors the tree.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first picture of IN that fails.")
 @click.option(
@@ -133,11 +120,7 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     metavar="keep|archive:FOLDER|delete",
     help="Watching: what becomes of an original when its result is safely written.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done.")
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each picture.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-@click.option("-v", "--verbose", is_flag=True, help="Print timings too, and tracebacks of errors.")
-@click.version_option(__version__)
+@with_options(showing_options)
 def denoise(
     source: str,
     target: str,
@@ -190,7 +173,7 @@ def denoise(
                     f"{name} goes with --watch" if is_folder else f"{name}: IN is no folder"
                 )
 
-    from denoiser import batch, catalog, folder, job
+    from denoiser import batch, catalog, folder, job, single
     from denoiser import watch as watching
 
     settings = job.Settings(
@@ -198,7 +181,7 @@ def denoise(
         strength=strength,
         tile_px=tile_px,
         max_memory_mb=max_memory_mb,
-        format=forced_format(format_name),
+        format=single.forced_format(format_name),
         quality=quality,
         depth=bit_depth,
         strip_metadata=strip_metadata,
@@ -213,7 +196,14 @@ def denoise(
     )
     show = Show(dry_run=dry_run, as_json=as_json, quiet=quiet, verbose=verbose)
     if not is_folder:
-        denoise_file(source, target, settings, load, suffix, overwrite, skip_existing, show)
+
+        def restore(
+            picture: "Picture", model: "Model", progress: "Advance | None"
+        ) -> dict[str, Any]:
+            return job.denoise([picture], model, settings, progress)[0]
+
+        existing = single.Options(suffix, overwrite=overwrite, skip_existing=skip_existing)
+        single.process(source, target, settings, load, restore, existing, show)
         return
     archive = on_success.partition(":")[2]
     folder.denoise_folder(
@@ -232,106 +222,6 @@ def denoise(
         if watch
         else None,
     )
-
-
-def denoise_file(
-    source: str,
-    target: str,
-    settings: "Settings",
-    load: Callable[[], "Model"],
-    suffix: str,
-    overwrite: bool,
-    skip_existing: bool,
-    show: Show,
-) -> None:
-    """Denoise one picture; `source` and `target` may be `-`."""
-    if target == "-" and show.as_json:
-        raise ArgumentError("--json and OUT - would both write to standard output")
-    out = resolve_target(source, target, suffix, settings.format)
-    if out and out.exists() and not overwrite:
-        if not skip_existing:
-            raise OutputError(f"{out} exists: give --overwrite to replace it")
-        show.outcome({"input": source, "output": str(out), "skipped": True}, "exists: skipped")
-        return
-    if show.dry_run:
-        show.outcome({"input": source, "output": str(out or "standard output"), "dry_run": True})
-        return
-
-    from denoiser import images, job
-
-    watch = Stopwatch()
-    picture = images.read(read_stdin() if source == "-" else Path(source))
-    watch.lap("read")
-    model = load()
-    watch.lap("load")
-    with progress_bar(Path(source).name, enabled=not show.quiet) as progress:
-        report = job.denoise([picture], model, settings, progress)[0]
-    watch.lap("restore")
-    del model  # its memory is needed to encode a large picture
-    report["warnings"] += job.write(
-        picture, out or sys.stdout.buffer, settings, overwrite=overwrite
-    )
-    watch.lap("write")
-    report = {"input": source, "output": str(out or "standard output"), **report}
-    show.report(report | {"seconds": watch.seconds})
-
-
-def read_stdin() -> bytes:
-    """Read all of standard input.
-
-    Raises:
-        InputError: It is closed.
-    """
-    if sys.stdin is None:
-        raise InputError("standard input is closed")
-    return sys.stdin.buffer.read()
-
-
-def forced_format(name: str | None) -> "Format | None":
-    """Look up the format of --format.
-
-    Raises:
-        ArgumentError: It is unknown.
-    """
-    from denoiser import images
-
-    try:
-        return images.format_of(f"x.{name}") if name else None
-    except OutputError:
-        raise ArgumentError(f"unknown --format {name}") from None
-
-
-def resolve_target(source: str, target: str, suffix: str, format: "Format | None") -> Path | None:
-    """Find out where to write one picture.
-
-    Returns:
-        The path, None for standard output.
-
-    Raises:
-        ArgumentError: IN and OUT are the same, or OUT is a folder and IN has no name.
-        InputError: IN does not exist.
-        OutputError: OUT's folder does not exist, or its format is unknown.
-    """
-    from denoiser import images
-
-    if source != "-" and not (source and Path(source).exists()):
-        raise InputError(f"no such file: {source or '(empty name)'}")
-    if target == "-":
-        return None
-    out = Path(target)
-    if out.is_dir():
-        if source == "-":
-            raise ArgumentError("OUT must be a file when IN is standard input")
-        name = Path(source)
-        extension = format.suffixes[0] if format else name.suffix
-        out = out / f"{name.stem}{suffix}{extension}"
-    if not out.parent.is_dir():
-        raise OutputError(f"cannot write {out}: there is no folder {out.parent}")
-    if source != "-" and out.exists() and out.samefile(source):
-        raise ArgumentError("IN and OUT are the same file: the input is never overwritten")
-    if not format:
-        images.format_of(out)
-    return out
 
 
 def denoise_main() -> NoReturn:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from denoiser import __version__
 from denoiser.errors import ArgumentError, DenoiserError, OutOfMemoryError, OutputError
 
 if TYPE_CHECKING:
@@ -44,6 +45,35 @@ device_options = [
     click.option(
         "--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 = all cores."
     ),
+]
+writing_options = [
+    click.option(
+        "--format",
+        "format_name",
+        metavar="NAME",
+        help="png, jpg, tif, webp, avif or bmp, instead of what OUT's name says.",
+    ),
+    click.option(
+        "--quality",
+        type=click.IntRange(1, 100),
+        help="Of JPEG, WebP and AVIF; default: as the input, 90-95 if that is unknown.",
+    ),
+    click.option(
+        "--bit-depth", type=click.Choice(["keep", "8", "16"]), default="keep", show_default=True
+    ),
+    click.option("--strip-metadata", is_flag=True, help="Leave out EXIF, XMP and DPI."),
+    click.option("--suffix", default="", help="Added to the file's stem when OUT is a folder."),
+    click.option("--overwrite", is_flag=True, help="Replace what exists; do again what is done."),
+    click.option("--skip-existing", is_flag=True, help="Do nothing where the output exists."),
+]
+showing_options = [
+    click.option("--dry-run", is_flag=True, help="Say what would be done."),
+    click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each picture."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option(
+        "-v", "--verbose", is_flag=True, help="Print timings too, and tracebacks of errors."
+    ),
+    click.version_option(__version__),
 ]
 
 
@@ -142,9 +172,10 @@ def report_lines(report: dict[str, Any], verbose: bool) -> list[str]:
         f"{report['input']} -> {report['output']}: {report['width']}x{report['height']},"
         f" {report['provider']} {report['precision']}, {sum(report['seconds'].values()):.1f} s{why}"
     )
-    if verbose:
+    if verbose and "sigma" in report:
         found = "estimated" if report["sigma_estimated"] else "given"
         lines.append(f"model {report['model']}, sigma {report['sigma']:.1f} of 255 ({found})")
+    if verbose:
         laps = report["seconds"].items()
         lines.append(", ".join(f"{name} {seconds:.2f} s" for name, seconds in laps))
     return lines

@@ -95,12 +95,13 @@ class Model:
         assert self._session is not None
         return str(self._session.get_providers()[0])
 
-    def run(self, image: np.ndarray, sigma: np.ndarray | None = None) -> np.ndarray:
+    def run(self, image: np.ndarray, guide: np.ndarray | None = None) -> np.ndarray:
         """Restore a batch.
 
         Args:
             image: (N, 3, H, W) float32 in [0, 1]; H and W multiples of the contract's stride.
-            sigma: (N, 1, H, W) float32 noise level in [0, 1] units; ignored by models without it.
+            guide: (N, 1, H, W) float32, for a model that takes `sigma` the noise level in [0, 1]
+                units, for one that takes `hole` 1 in the hole; ignored by others.
 
         Returns:
             (N, 3, H, W) float32.
@@ -109,10 +110,10 @@ class Model:
             OutOfMemoryError: The device's memory does not suffice.
             ModelError: The model cannot run on this batch.
         """
-        return self.run_with_noise(image, sigma)[0]
+        return self.run_with_noise(image, guide)[0]
 
     def run_with_noise(
-        self, image: np.ndarray, sigma: np.ndarray | None = None
+        self, image: np.ndarray, guide: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Restore a batch as `run` does; also return the estimated noise map, if there is one.
 
@@ -121,8 +122,8 @@ class Model:
         """
         assert self._session is not None
         feeds = {self._inputs["image"]: image}
-        if "sigma" in self._inputs and sigma is not None:
-            feeds[self._inputs["sigma"]] = sigma
+        if guide is not None:
+            feeds |= {self._inputs[name]: guide for name in self._inputs if name != "image"}
         try:
             found: list[np.ndarray] = self._session.run(self._outputs, feeds)
         except Exception as error:  # onnxruntime has no common base class for its errors
@@ -186,8 +187,8 @@ class Model:
         inputs = {node.name: node for node in self._session.get_inputs()}
         outputs = [node.name for node in self._session.get_outputs()]
         if "task" in found:
-            unknown = set(inputs) - {"image", "sigma", "hole"}
-            if unknown or "image" not in inputs or "restored" not in outputs:
+            allowed = ({"image"}, {"image", "sigma"}, {"image", "hole"})
+            if set(inputs) not in allowed or "restored" not in outputs:
                 raise ModelError(f"{self.name} breaks the model contract: inputs {sorted(inputs)}")
             self._inputs = {name: name for name in inputs}
             estimates = "sigma" in inputs and "noise" in outputs

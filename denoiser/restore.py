@@ -1,7 +1,7 @@
 """Restoring arrays: noise level, tiles, engine, blend."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -144,6 +144,23 @@ def _denoise_stack(
     ]
 
 
+def check_image(image: np.ndarray, out: np.ndarray | None) -> None:
+    """Refuse what is no image, or an `out` that is not like it.
+
+    Raises:
+        ShapeError: Unsupported shape or dtype.
+        InputError: NaN or infinite values.
+    """
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise ShapeError(f"image must be (H, W), (H, W, 1) or (H, W, 3), not {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
+        raise ShapeError(f"image must be uint8, uint16 or floating point, not {image.dtype}")
+    if out is not None and (out.shape != image.shape or out.dtype != image.dtype):
+        raise ShapeError(f"out must be like image: {image.shape} {image.dtype}")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise InputError("the image holds NaN or infinite values")
+
+
 def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model) -> float | None:
     """Noise level that a model is told, in [0, 1] units; None to let it estimate.
 
@@ -193,14 +210,9 @@ def denoise_channels(
         and yellow.
     """
     stack = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
-    colour = stack[..., :3] if mode in ("RGB", "RGBA", "CMYK") else stack[..., :1]
-    parts = [colour, stack[..., 3:]] if mode == "CMYK" else [colour]
-    full = stack.dtype.type(np.iinfo(stack.dtype).max if stack.dtype.kind == "u" else 1)
     levels = []
-    for part in parts:
+    for part in lights(stack, mode):
         _check(part[0], sigma, strength, None)
-        if mode == "CMYK":
-            np.subtract(full, part, out=part)
         found = _denoise_stack(
             part,
             part,
@@ -211,12 +223,32 @@ def denoise_channels(
             progress=progress,
         )
         levels.append(found)
-        if mode == "CMYK":
-            np.subtract(full, part, out=part)
     if len(pictures) > 1:
         for picture, restored in zip(pictures, stack, strict=True):
             picture[...] = restored
     return levels[0]
+
+
+def lights(stack: np.ndarray, mode: str) -> Iterator[np.ndarray]:
+    """Give what may be restored of pixels that may have alpha, or be ink.
+
+    Args:
+        stack: (..., C), written through what is given.
+        mode: "L", "LA", "RGB", "RGBA" or "CMYK".
+
+    Yields:
+        Views (..., 1) or (..., 3) of grey or colour. Of ink, while it is held, the light that it
+        leaves: cyan, magenta and yellow together as colour, then black as grey.
+    """
+    colour = stack[..., :3] if mode in ("RGB", "RGBA", "CMYK") else stack[..., :1]
+    if mode != "CMYK":
+        yield colour
+        return
+    full = stack.dtype.type(np.iinfo(stack.dtype).max if stack.dtype.kind == "u" else 1)
+    for part in (colour, stack[..., 3:]):
+        np.subtract(full, part, out=part)
+        yield part
+        np.subtract(full, part, out=part)
 
 
 def tile_within(memory_bytes: int, image: np.ndarray, model: Model, tile_px: int = 0) -> int:
@@ -244,18 +276,11 @@ def tile_within(memory_bytes: int, image: np.ndarray, model: Model, tile_px: int
 
 
 def _check(image: np.ndarray, sigma: float | str, strength: float, out: np.ndarray | None) -> None:
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise ShapeError(f"image must be (H, W), (H, W, 1) or (H, W, 3), not {image.shape}")
-    if image.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
-        raise ShapeError(f"image must be uint8, uint16 or floating point, not {image.dtype}")
-    if out is not None and (out.shape != image.shape or out.dtype != image.dtype):
-        raise ShapeError(f"out must be like image: {image.shape} {image.dtype}")
+    check_image(image, out)
     if not 0 <= strength <= 1:
         raise ArgumentError(f"strength must lie in 0-1, not {strength}")
     if sigma != "auto" and (isinstance(sigma, str) or not 0 <= sigma <= 1):
         raise ArgumentError(f"sigma must be 'auto' or lie in 0-1, not {sigma}")
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise InputError("the image holds NaN or infinite values")
 
 
 def _default_tile_px(model: Model) -> int:

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageCms
 
-from denoiser import cli
+from denoiser import cli, inpaint_cli
 from denoiser.engine import Model
 from denoiser.training.corruption import Gaussian
 from denoiser.training.recipe import Network, Recipe, Training
@@ -38,7 +38,7 @@ def tiny_onnx(
     outputs: tuple[str, ...] = ("restored",),
 ) -> bytes:
     """A model that returns its image, or what `nodes` make of it."""
-    channels = {"image": 3, "sigma": 1}
+    channels = {"image": 3, "sigma": 1, "hole": 1}
     graph = helper.make_graph(
         nodes or [helper.make_node("Identity", [inputs[0]], [outputs[0]])],
         "tiny",
@@ -57,7 +57,7 @@ def tiny_onnx(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if metadata:
         properties = {
-            "task": "denoise",
+            "task": "inpaint" if "hole" in inputs else "denoise",
             "stride": str(stride),
             "halo": str(halo),
             "sigma_range": "0 1",
@@ -104,6 +104,21 @@ def minus_sigma_onnx() -> bytes:
     return tiny_onnx([helper.make_node("Sub", ["image", "sigma"], ["restored"])])
 
 
+def filling_onnx(value: float = 0.25) -> bytes:
+    """Fills holes with `value`, and makes everything else black, which must never show."""
+    nodes = [
+        helper.make_node("Greater", ["hole", "zero"], ["inside"]),
+        helper.make_node("Mul", ["image", "zero"], ["black"]),
+        helper.make_node("Where", ["inside", "value", "black"], ["restored"]),
+    ]
+    numbers = {"zero": 0, "value": value}
+    initializers = [
+        numpy_helper.from_array(np.full((1, 1, 1, 1), number, np.float32), name)
+        for name, number in numbers.items()
+    ]
+    return tiny_onnx(nodes, inputs=("image", "hole"), initializers=initializers)
+
+
 @pytest.fixture(scope="session")
 def identity() -> Model:
     return Model(tiny_onnx(), device="cpu")
@@ -143,14 +158,19 @@ class Result:
 def run_denoise(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Result]:
-    """Run `denoise` in this process."""
+    """Run `denoise`, or another command, in this process."""
+    mains = {
+        "denoise": cli.denoise_main,
+        "denoiser": cli.denoiser_main,
+        "inpaint": inpaint_cli.inpaint_main,
+    }
 
     def call(*arguments: object, command: str = "denoise") -> Result:
         monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
         monkeypatch.setattr("signal.signal", lambda *_: None)
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit:
-            (cli.denoise_main if command == "denoise" else cli.denoiser_main)()
+            mains[command]()
         out, err = capfd.readouterr()
         return Result(exit.value.code, out, err)  # type: ignore[arg-type]
 

@@ -1,0 +1,236 @@
+"""Filling holes in arrays: only around them anything is computed, and only in them changed."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from denoiser import grain, tiles
+from denoiser.engine import Model
+from denoiser.errors import ArgumentError, ModelError, ShapeError
+from denoiser.picture import white_of
+from denoiser.restore import Progress, check_image
+
+CELL_PX = 32
+"""Holes nearer than one to two cells are filled together."""
+CONTEXT_PX, LARGEST_CONTEXT_PX = 64, 256
+"""Least and most that is looked at around a hole; in between half its size."""
+DIRECT_PX = 24
+"""Half width up to which a hole is filled directly; wider ones first at half the resolution."""
+TILE_PX, HALO_PX, OVERLAP_PX = 768, 96, 32
+GUESS = 0.5
+"""Value of a hole that holds a first guess, as the model was trained."""
+
+
+def inpaint(
+    image: np.ndarray,
+    hole: np.ndarray,
+    model: Model,
+    *,
+    feather_px: float = 0.0,
+    grain_share: float = 1.0,
+    out: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Fill the hole; keep every other pixel bit for bit.
+
+    Args:
+        image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1
+            (beyond `picture.LARGEST_FLOAT`: at its maximum).
+        hole: (H, W) bool, True where pixels are replaced; or float, how much of the filling each
+            pixel gets, 0-1. Whatever is above 0 counts as unknown.
+        model: A loaded model whose contract lists `hole`.
+        feather_px: Width of the edge, inside the hole, over which filling and image are blended.
+        grain_share: How much of the noise around the hole is put into the filling, 0-1.
+        out: Array for the result, of the shape and dtype of `image`; may be `image` itself.
+        progress: Told after each hole.
+
+    Returns:
+        The filled image, of the shape and dtype of `image`.
+
+    Raises:
+        ShapeError: `image` or `out` has an unsupported shape or dtype, or `hole` is not (H, W).
+        ArgumentError: An argument is out of range, or nothing lies outside the hole.
+        InputError: `image` holds NaN or infinite values.
+        ModelError: The model fills no holes, or returned NaN.
+        OutOfMemoryError: Not even small tiles fit the device.
+    """
+    check_image(image, out)
+    if "hole" not in model.contract.inputs:
+        raise ModelError(f"{model.contract.name} is no model for inpainting")
+    if hole.shape != image.shape[:2]:
+        raise ShapeError(f"hole must be {image.shape[:2]}, not {hole.shape}")
+    if not 0 <= grain_share <= 1 or feather_px < 0:
+        raise ArgumentError("grain must lie in 0-1, and feather must not be negative")
+    if out is None:
+        out = image.copy()
+    elif out is not image:
+        out[...] = image
+    unknown = hole > 0
+    if unknown.size and unknown.all():
+        raise ArgumentError("the hole covers the whole image: nothing is left to fill it from")
+    source = out[..., None] if out.ndim == 2 else out
+    white, total, done = white_of(image), int(unknown.sum()), 0
+    for index, group in enumerate(_groups(unknown)):
+        window = group.window
+        share = _share(hole[window], group.own, feather_px)
+        filled = _fill_group(source[window], unknown[window], white, model)
+        if grain_share:
+            filled = grain.match(
+                filled, source[window] / np.float32(white), unknown[window], grain_share, index
+            )
+        _blend(source[window], filled * np.float32(white), share)
+        done += int(group.own.sum())
+        if progress:
+            progress(done, total)
+    return out
+
+
+@dataclasses.dataclass
+class _Group:
+    """Holes that are filled together."""
+
+    window: tuple[slice, slice]
+    """What is looked at, rows and columns."""
+    own: np.ndarray
+    """(h, w) bool, the pixels of the window that belong to these holes."""
+
+
+def _groups(unknown: np.ndarray) -> Iterator[_Group]:
+    """Group holes by the cells of a grid that touch."""
+    height, width = unknown.shape
+    padding = [(0, -length % CELL_PX) for length in unknown.shape]
+    cells = np.pad(unknown, padding)
+    rows, columns = cells.shape[0] // CELL_PX, cells.shape[1] // CELL_PX
+    occupied = cells.reshape(rows, CELL_PX, columns, CELL_PX).any((1, 3))
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(occupied.astype(np.uint8))
+    for label in range(1, count):
+        x, y, across, down = (int(value) for value in boxes[label, :4])
+        spans = [(y * CELL_PX, (y + down) * CELL_PX), (x * CELL_PX, (x + across) * CELL_PX)]
+        mine = (labels[y : y + down, x : x + across] == label).repeat(CELL_PX, 0).repeat(CELL_PX, 1)
+        inside = mine[: height - spans[0][0], : width - spans[1][0]]
+        inside = inside & unknown[spans[0][0] : spans[0][1], spans[1][0] : spans[1][1]]
+        window, margins = [], []
+        for axis, (begin, _) in enumerate(spans):
+            places = np.flatnonzero(inside.any(1 - axis))
+            first, last = int(places[0]), int(places[-1]) + 1
+            context = min(max(CONTEXT_PX, (last - first) // 2), LARGEST_CONTEXT_PX)
+            start = max(0, begin + first - context)
+            stop = min(unknown.shape[axis], begin + last + context)
+            window.append(slice(start, stop))
+            margins.append(begin - start)
+        own = np.zeros([span.stop - span.start for span in window], bool)
+        _paste(own, inside, margins)
+        yield _Group((window[0], window[1]), own)
+
+
+def _paste(target: np.ndarray, patch: np.ndarray, at: list[int]) -> None:
+    """Put a patch at a place, which may be negative; what falls outside is lost."""
+    here, there = [], []
+    for place, length, limit in zip(at, patch.shape, target.shape, strict=True):
+        start, stop = max(0, place), min(limit, place + length)
+        here.append(slice(start, stop))
+        there.append(slice(start - place, stop - place))
+    target[tuple(here)] = patch[tuple(there)]
+
+
+def _share(hole: np.ndarray, own: np.ndarray, feather_px: float) -> np.ndarray:
+    """How much of the filling each pixel gets, (h, w) float32; 0 outside."""
+    share = np.where(own, hole, 0).astype(np.float32)
+    if feather_px:
+        depth = cv2.distanceTransform((hole > 0).astype(np.uint8), cv2.DIST_L2, 5)
+        share *= np.clip(depth / np.float32(feather_px + 1), 0, 1)
+    return share
+
+
+def _blend(pixels: np.ndarray, filled: np.ndarray, share: np.ndarray) -> None:
+    """Write the filling into (h, w, C) pixels where its share is above 0."""
+    inside = share > 0
+    weight = share[inside][:, None]
+    mixed = pixels[inside] * (1 - weight) + filled[inside] * weight
+    if pixels.dtype.kind == "u":
+        mixed = np.rint(np.clip(mixed, 0, np.iinfo(pixels.dtype).max))
+    pixels[inside] = mixed.astype(pixels.dtype)
+
+
+def _fill_group(pixels: np.ndarray, unknown: np.ndarray, white: float, model: Model) -> np.ndarray:
+    """Fill what is unknown in a window.
+
+    Args:
+        pixels: (h, w, C).
+        unknown: (h, w) bool.
+        white: Value of white in `pixels`.
+        model: What fills.
+
+    Returns:
+        (h, w, C) float32 in [0, 1].
+    """
+    light = pixels.astype(np.float32) / np.float32(white)
+    channels = light.shape[2]
+    filled = _fill(np.repeat(light, 3, 2) if channels == 1 else light, unknown, model)
+    if not np.isfinite(filled).all():
+        raise ModelError("the model returned NaN: try --precision fp32")
+    return filled.mean(2, keepdims=True) if channels == 1 else filled
+
+
+def _fill(image: np.ndarray, unknown: np.ndarray, model: Model) -> np.ndarray:
+    """Fill (h, w, 3) float32, wide holes from coarse to fine."""
+    value, inside = 1.0, np.full_like(image, 0.5)
+    depth = cv2.distanceTransform(np.pad(unknown, 1).astype(np.uint8), cv2.DIST_L2, 5)
+    if depth.max() > DIRECT_PX:
+        coarse, coarse_unknown = _halved(image, unknown)
+        if not coarse_unknown.all():
+            guess = _fill(coarse, coarse_unknown, model)
+            size = (2 * guess.shape[1], 2 * guess.shape[0])
+            fine = cv2.resize(guess, size, interpolation=cv2.INTER_LINEAR)
+            inside, value = fine[: image.shape[0], : image.shape[1]], GUESS
+    image = np.where(unknown[..., None], inside, image)
+    return _run_tiles(image, unknown.astype(np.float32) * np.float32(value), model)
+
+
+def _halved(image: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Halve the resolution; a pixel is known if half of what it covers is."""
+    even = [(0, length % 2) for length in unknown.shape]
+    known = 1 - np.pad(unknown, even, mode="edge").astype(np.float32)
+    image = np.pad(image, [*even, (0, 0)], mode="edge") * known[..., None]
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        height, width = values.shape[:2]
+        cells = values.reshape(height // 2, 2, width // 2, 2, -1)
+        return np.asarray(cells.mean((1, 3)))
+
+    weight = mean(known)
+    return mean(image) / np.maximum(weight, 1e-6), weight[..., 0] < 0.5
+
+
+def _run_tiles(image: np.ndarray, hole: np.ndarray, model: Model) -> np.ndarray:
+    """Run the model on the tiles that have holes, blended where they overlap."""
+    height, width = hole.shape
+    stride = model.contract.stride
+    row_spans, column_spans = (
+        tiles.plan(length, TILE_PX, HALO_PX, OVERLAP_PX, stride) for length in hole.shape
+    )
+    size = [tiles.padded(length, stride) for length in hole.shape]
+    padding = [(0, size[0] - height), (0, size[1] - width)]
+    image = np.pad(image, [*padding, (0, 0)], mode="symmetric")
+    hole = np.pad(hole, padding, mode="symmetric")
+    out = np.zeros_like(image)
+    for row in row_spans:
+        for column in column_spans:
+            window = (slice(row.start, row.stop), slice(column.start, column.stop))
+            core = (
+                slice(row.core_start, row.core_stop),
+                slice(column.core_start, column.core_stop),
+            )
+            filled = image[core]
+            if hole[core].any():
+                batch = np.ascontiguousarray(image[window].transpose(2, 0, 1)[None])
+                restored = model.run(batch, np.ascontiguousarray(hole[window][None, None]))
+                kept = restored[0].transpose(1, 2, 0)
+                filled = kept[
+                    row.core_start - row.start : row.core_stop - row.start,
+                    column.core_start - column.start : column.core_stop - column.start,
+                ]
+            out[core] += filled * row.weights()[:, None, None] * column.weights()[:, None]
+    return out[:height, :width]

@@ -1,0 +1,73 @@
+"""Masks: files, or the transparency of a picture, become holes."""
+
+import cv2
+import numpy as np
+
+from denoiser.errors import ArgumentError, InputError
+from denoiser.picture import Picture, white_of
+
+
+def hole_of(
+    mask: np.ndarray, *, invert: bool = False, soft: bool = False, dilate_px: int = 0
+) -> np.ndarray:
+    """Turn a mask into a hole.
+
+    Args:
+        mask: (H, W) float32 in [0, 1], white = fill.
+        invert: Black = fill.
+        soft: Keep greys as a soft edge; else half and more is hole.
+        dilate_px: Grow by so many pixels.
+
+    Returns:
+        (H, W) float32 in [0, 1], 0 outside the hole.
+    """
+    hole = 1 - mask if invert else mask
+    if not soft:
+        hole = (hole >= 0.5).astype(np.float32)
+    if dilate_px:
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * dilate_px + 1,) * 2)
+        hole = cv2.dilate(hole, kernel)
+    return np.asarray(hole, np.float32)
+
+
+def from_picture(mask: Picture, like: Picture, name: str) -> np.ndarray:
+    """Read a mask off a picture: its brightness, and what is transparent is black.
+
+    Args:
+        mask: What was painted.
+        like: The picture that it belongs to.
+        name: Of the mask, for the error.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: The two differ in size, or the mask is ink.
+    """
+    if mask.pixels.shape[:2] != like.pixels.shape[:2]:
+        sizes = ["x".join(map(str, picture.pixels.shape[1::-1])) for picture in (mask, like)]
+        raise InputError(f"the mask {name} is {sizes[0]}, the picture {sizes[1]}: they must agree")
+    if mask.mode == "CMYK":
+        raise InputError(f"the mask {name} is CMYK: use a grey or RGB picture")
+    values = mask.pixels.astype(np.float32) / np.float32(white_of(mask.pixels))
+    has_alpha = mask.mode.endswith("A")
+    colours = values[..., :-1] if has_alpha else values
+    grey = colours.mean(2)
+    return np.asarray(np.clip(grey * values[..., -1] if has_alpha else grey, 0, 1))
+
+
+def from_alpha(picture: Picture) -> np.ndarray:
+    """Take what is transparent for the mask, (H, W) float32 in [0, 1].
+
+    Raises:
+        ArgumentError: There is no transparency.
+    """
+    if not picture.mode.endswith("A"):
+        raise ArgumentError("--mask alpha: the picture has no transparency")
+    alpha = picture.pixels[..., -1].astype(np.float32)
+    return np.asarray(1 - np.clip(alpha / np.float32(white_of(picture.pixels)), 0, 1))
+
+
+def make_opaque(picture: Picture, hole: np.ndarray) -> None:
+    """Let what was filled be seen, in place."""
+    picture.pixels[..., -1][hole > 0] = white_of(picture.pixels)

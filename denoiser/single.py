@@ -1,0 +1,119 @@
+"""One picture for a person: files or pipes, what exists, what is told about it."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from denoiser import images, job
+from denoiser.console import Advance, Show, Stopwatch, progress_bar
+from denoiser.errors import ArgumentError, InputError, OutputError
+from denoiser.images import Format, Picture
+
+if TYPE_CHECKING:
+    from denoiser.engine import Model
+
+Restore = Callable[[Picture, "Model", Advance | None], dict[str, Any]]
+"""Restores a picture in place and reports on it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Where to write, and how to deal with what exists."""
+
+    suffix: str = ""
+    overwrite: bool = False
+    skip_existing: bool = False
+
+
+def process(
+    source: str,
+    target: str,
+    writing: job.Writing,
+    load: Callable[[], "Model"],
+    restore: Restore,
+    options: Options,
+    show: Show,
+) -> None:
+    """Restore one picture; `source` and `target` may be `-`."""
+    if target == "-" and show.as_json:
+        raise ArgumentError("--json and OUT - would both write to standard output")
+    out = resolve_target(source, target, options.suffix, writing.format)
+    if out and out.exists() and not options.overwrite:
+        if not options.skip_existing:
+            raise OutputError(f"{out} exists: give --overwrite to replace it")
+        show.outcome({"input": source, "output": str(out), "skipped": True}, "exists: skipped")
+        return
+    if show.dry_run:
+        show.outcome({"input": source, "output": str(out or "standard output"), "dry_run": True})
+        return
+    watch = Stopwatch()
+    picture = images.read(read_stdin() if source == "-" else Path(source))
+    watch.lap("read")
+    model = load()
+    watch.lap("load")
+    with progress_bar(Path(source).name, enabled=not show.quiet) as progress:
+        report = restore(picture, model, progress)
+    watch.lap("restore")
+    del model  # its memory is needed to encode a large picture
+    report["warnings"] += job.write(
+        picture, out or sys.stdout.buffer, writing, overwrite=options.overwrite
+    )
+    watch.lap("write")
+    report = {"input": source, "output": str(out or "standard output"), **report}
+    show.report(report | {"seconds": watch.seconds})
+
+
+def read_stdin() -> bytes:
+    """Read all of standard input.
+
+    Raises:
+        InputError: It is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input is closed")
+    return sys.stdin.buffer.read()
+
+
+def forced_format(name: str | None) -> Format | None:
+    """Look up the format of --format.
+
+    Raises:
+        ArgumentError: It is unknown.
+    """
+    try:
+        return images.format_of(f"x.{name}") if name else None
+    except OutputError:
+        raise ArgumentError(f"unknown --format {name}") from None
+
+
+def resolve_target(source: str, target: str, suffix: str, format: Format | None) -> Path | None:
+    """Find out where to write one picture.
+
+    Returns:
+        The path, None for standard output.
+
+    Raises:
+        ArgumentError: IN and OUT are the same, or OUT is a folder and IN has no name.
+        InputError: IN does not exist.
+        OutputError: OUT's folder does not exist, or its format is unknown.
+    """
+    if source != "-" and not (source and Path(source).exists()):
+        raise InputError(f"no such file: {source or '(empty name)'}")
+    if target == "-":
+        return None
+    out = Path(target)
+    if out.is_dir():
+        if source == "-":
+            raise ArgumentError("OUT must be a file when IN is standard input")
+        name = Path(source)
+        extension = format.suffixes[0] if format else name.suffix
+        out = out / f"{name.stem}{suffix}{extension}"
+    if not out.parent.is_dir():
+        raise OutputError(f"cannot write {out}: there is no folder {out.parent}")
+    if source != "-" and out.exists() and out.samefile(source):
+        raise ArgumentError("IN and OUT are the same file: the input is never overwritten")
+    if not format:
+        images.format_of(out)
+    return out

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+from conftest import filling_onnx, tiny_onnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+from test_restore import dtypes, random_image
+
+from denoiser import inpaint as inpainting
+from denoiser.engine import Model
+from denoiser.errors import ArgumentError, InputError, ModelError, ShapeError
+from denoiser.inpaint import inpaint
+from denoiser.picture import white_of
+
+
+@pytest.fixture(scope="module")
+def quarter() -> Model:
+    """Fills with a quarter of white."""
+    return Model(filling_onnx(0.25), device="cpu")
+
+
+def random_hole(height: int, width: int, boxes: list[tuple[float, float, float, float]]):
+    """Union of boxes, given as shares of the size."""
+    hole = np.zeros((height, width), bool)
+    for y, x, down, across in boxes:
+        top, left = int(y * height), int(x * width)
+        hole[top : top + 1 + int(down * height), left : left + 1 + int(across * width)] = True
+    return hole
+
+
+shares = st.floats(0, 0.99)
+boxes = st.lists(st.tuples(shares, shares, st.floats(0, 0.5), st.floats(0, 0.5)), max_size=5)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 260),
+    st.integers(1, 260),
+    st.sampled_from([0, 1, 3]),
+    dtypes,
+    boxes,
+    st.sampled_from([0, 1]),
+    st.sampled_from([224, 1024]),
+)
+def test_outside_the_hole_nothing_changes(
+    quarter, height, width, channels, dtype, places, grain, tile_px
+):
+    image = random_image((height, width, channels) if channels else (height, width), dtype)
+    hole = random_hole(height, width, places)
+    if hole.all():
+        hole[0, 0] = False
+    before = image.copy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inpainting, "TILE_PX", tile_px)
+        patch.setattr(inpainting, "HALO_PX", 16)
+        patch.setattr(inpainting, "OVERLAP_PX", 16)
+        filled = inpaint(image, hole, quarter, grain_share=grain)
+    np.testing.assert_array_equal(image, before)
+    assert filled.dtype == image.dtype
+    np.testing.assert_array_equal(filled[~hole], before[~hole])
+    if not grain:
+        rounding = 0.5 if image.dtype.kind == "u" else 1e-6
+        np.testing.assert_allclose(filled[hole], 0.25 * white_of(image), atol=rounding)
+
+
+def test_feather_and_soft_masks_blend_inside_only(quarter):
+    image = np.full((96, 96), 255, np.uint8)
+    hole = np.zeros((96, 96))
+    hole[30:60, 20:80] = 1
+    filled = inpaint(image, hole, quarter, feather_px=9, grain_share=0)
+    assert (filled[hole == 0] == 255).all() and filled[45, 50] == 64
+    edge = filled[30:40, 50].astype(int)
+    assert edge[0] > 220 and (np.diff(edge) < 0).all()
+    soft = inpaint(image, hole * 0.5, quarter, grain_share=0)
+    assert (soft[hole == 0] == 255).all() and (soft[hole > 0] == 159).all()
+
+
+def test_wide_holes_get_a_first_guess_from_half_the_resolution(rng):
+    """A model that leaves blank holes white and guesses as they are."""
+    nodes = [
+        helper.make_node("Floor", ["hole"], ["blank"]),  # 1 where nothing is known
+        helper.make_node("Max", ["image", "blank"], ["restored"]),
+    ]
+    model = Model(tiny_onnx(nodes, inputs=("image", "hole")), device="cpu")
+    image = np.zeros((300, 300, 3), np.float32)
+    narrow, wide = np.zeros((2, 300, 300), bool)
+    narrow[100:130, 50:250] = True
+    wide[60:231, 70:220] = True
+    calls = []
+    run = model.run
+    model.run = lambda *batch: calls.append(batch[0].shape[2:]) or run(*batch)  # type: ignore[method-assign]
+    np.testing.assert_array_equal(inpaint(image, narrow, model, grain_share=0)[narrow], 1)
+    assert len(calls) == 1
+    filled = inpaint(image, wide, model, grain_share=0)
+    assert [shape[0] for shape in calls[1:]] == sorted(shape[0] for shape in calls[1:])
+    assert len(calls) == 4  # half width 75: at a quarter, a half and in full
+    assert filled[145, 145, 0] == 1 and filled[~wide].max() == 0
+
+
+def test_only_tiles_with_holes_are_computed(quarter, monkeypatch):
+    monkeypatch.setattr(inpainting, "TILE_PX", 160)
+    monkeypatch.setattr(inpainting, "HALO_PX", 16)
+    calls = []
+    run = quarter.run
+    monkeypatch.setattr(quarter, "run", lambda *batch: calls.append(1) or run(*batch))
+    hole = np.zeros((1000, 1000), bool)
+    hole[np.arange(1000), np.arange(1000)] = True  # a scratch from corner to corner
+    inpaint(np.zeros((1000, 1000, 3), np.uint8), hole, quarter)
+    assert 10 < len(calls) < 70  # of 100
+
+
+def test_grain_is_that_of_the_surroundings(quarter, rng):
+    noise = rng.normal(0, 10, (200, 200, 3)) @ np.array([[1, 0.6, 0], [0, 0.8, 0], [0, 0, 0.3]])
+    image = np.clip(np.rint(64 + noise), 0, 255).astype(np.uint8)
+    hole = np.zeros((200, 200), bool)
+    hole[70:130, 60:140] = True
+    filled = inpaint(image, hole, quarter)
+    wanted, found = np.cov(image[~hole].T), np.cov(filled[hole].T)
+    np.testing.assert_allclose(np.sqrt(np.diag(found)), np.sqrt(np.diag(wanted)), rtol=0.25)
+    correlation = found[0, 1] / np.sqrt(found[0, 0] * found[1, 1])
+    assert correlation == pytest.approx(0.6, abs=0.15)
+    np.testing.assert_array_equal(filled, inpaint(image, hole, quarter))  # the same every time
+    less = inpaint(image, hole, quarter, grain_share=0.5)[hole].std(0)
+    np.testing.assert_allclose(less, filled[hole].std(0) / 2, rtol=0.2)
+    assert inpaint(image, hole, quarter, grain_share=0)[hole].std() == 0
+
+
+def test_empty_and_full_holes(quarter, photo):
+    empty = np.zeros(photo.shape[:2], bool)
+    np.testing.assert_array_equal(inpaint(photo, empty, quarter), photo)
+    with pytest.raises(ArgumentError, match="covers the whole image"):
+        inpaint(photo, ~empty, quarter)
+
+
+@pytest.mark.parametrize(
+    ("image", "hole", "options", "error"),
+    [
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), bool), {}, ShapeError),
+        (np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), bool), {}, ShapeError),
+        (np.full((4, 4), np.nan, np.float32), np.zeros((4, 4), bool), {}, InputError),
+        (np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool), {"grain_share": 2}, ArgumentError),
+        (np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool), {"feather_px": -1}, ArgumentError),
+    ],
+)
+def test_bad_arguments_are_refused(quarter, image, hole, options, error):
+    with pytest.raises(error):
+        inpaint(image, hole, quarter, **options)
+
+
+def test_models_that_fill_nothing_or_nan_are_refused(identity):
+    image, hole = np.zeros((16, 16, 3), np.uint8), np.eye(16, dtype=bool)
+    with pytest.raises(ModelError, match="no model for inpainting"):
+        inpaint(image, hole, identity)
+    nodes = [
+        helper.make_node("Sub", ["hole", "hole"], ["zero"]),
+        helper.make_node("Mul", ["image", "zero"], ["black"]),
+        helper.make_node("Div", ["black", "zero"], ["restored"]),
+    ]
+    with pytest.raises(ModelError, match="NaN"):
+        inpaint(image, hole, Model(tiny_onnx(nodes, inputs=("image", "hole")), device="cpu"))

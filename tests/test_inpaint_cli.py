@@ -1,0 +1,120 @@
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import filling_onnx
+from PIL import Image
+
+from denoiser import masks
+
+
+@pytest.fixture
+def run_inpaint(run_denoise, tmp_path: Path) -> Callable:
+    """Run `inpaint` with a model that fills with a quarter of white."""
+    path = tmp_path / "quarter.onnx"
+    path.write_bytes(filling_onnx(0.25))
+    return functools.partial(
+        run_denoise, "-m", path, "--device", "cpu", "--grain", "0", command="inpaint"
+    )
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """A white box of 20 x 10 pixels on black, 64 x 48."""
+    path = tmp_path / "mask.png"
+    picture = Image.new("L", (64, 48))
+    picture.paste(255, (10, 20, 30, 30))
+    picture.save(path)
+    return path
+
+
+BOX = (slice(20, 30), slice(10, 30))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_only_the_hole_changes(run_inpaint, mask, tmp_path, rng, dtype, channels):
+    pixels = rng.integers(0, np.iinfo(dtype).max, (48, 64, channels), dtype)
+    cv2.imwrite(str(tmp_path / "in.png"), pixels)
+    result = run_inpaint(tmp_path / "in.png", mask, tmp_path / "out.png")
+    assert result.code == 0, result.err
+    found = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED).reshape(pixels.shape)
+    assert found.dtype == dtype
+    wanted = pixels.copy()
+    wanted[(*BOX, slice(3))] = np.rint(np.iinfo(dtype).max / 4)
+    np.testing.assert_array_equal(found, wanted)  # alpha too
+
+
+def test_what_is_transparent_is_filled_and_seen(run_inpaint, tmp_path):
+    pixels = np.full((48, 64, 4), 255, np.uint8)
+    pixels[(*BOX, 3)] = 0
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    result = run_inpaint("--mask", "alpha", tmp_path / "in.png", tmp_path / "out.png")
+    assert result.code == 0, result.err
+    found = np.asarray(Image.open(tmp_path / "out.png"))
+    assert (found[..., 3] == 255).all() and (found[BOX][..., :3] == 64).all()
+    found = found.copy()
+    found[BOX] = 255
+    assert (found == 255).all()
+
+
+def test_options_shape_the_mask(run_inpaint, mask, tmp_path):
+    Image.new("RGB", (64, 48), "white").save(tmp_path / "in.png")
+
+    def filled(*options: object) -> int:
+        run_inpaint(*options, "--overwrite", tmp_path / "in.png", mask, tmp_path / "out.png")
+        return int((np.asarray(Image.open(tmp_path / "out.png"))[..., 0] < 255).sum())
+
+    assert filled() == 200
+    assert filled("--invert-mask") == 64 * 48 - 200
+    assert 200 < filled("--dilate", 3) <= 26 * 16
+    assert filled("--feather", 3) == 200
+
+
+def test_an_empty_mask_copies_with_a_note(run_inpaint, tmp_path, rng):
+    pixels = rng.integers(0, 255, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    Image.new("L", (64, 48)).save(tmp_path / "black.png")
+    result = run_inpaint("--json", tmp_path / "in.png", tmp_path / "black.png", tmp_path / "o.png")
+    assert result.code == 0 and "the mask is empty" in result.err
+    assert json.loads(result.out)["filled_px"] == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o.png")), pixels)
+
+
+@pytest.mark.parametrize(
+    ("size", "colour", "options", "code", "words"),
+    [
+        ((60, 48), "black", [], 2, "mask.png is 60x48, the picture 64x48"),
+        ((64, 48), "white", [], 1, "covers the whole image"),
+        ((64, 48), "black", ["--mask", "alpha"], 1, "give IN OUT"),
+        ((64, 48), "black", ["--grain", "2"], 1, "not in 0-1"),
+    ],
+)
+def test_errors_are_one_line(run_inpaint, tmp_path, size, colour, options, code, words):
+    Image.new("RGB", (64, 48)).save(tmp_path / "in.png")
+    Image.new("L", size, colour).save(tmp_path / "mask.png")
+    result = run_inpaint(*options, tmp_path / "in.png", tmp_path / "mask.png", tmp_path / "o.png")
+    assert result.code == code and words in result.err and result.err.count("\n") == 1
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_models_for_another_task_are_refused(run_denoise, tmp_path, mask, identity_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "in.png")
+    model = tmp_path / "quarter.onnx"
+    model.write_bytes(filling_onnx())
+    result = run_denoise("-m", model, tmp_path / "in.png", tmp_path / "out.png")
+    assert result.code == 3 and "is a model to inpaint" in result.err
+    files = tmp_path / "in.png", mask, tmp_path / "out.png"
+    result = run_denoise("-m", identity_path, *files, command="inpaint")
+    assert result.code == 3 and "is a model to denoise" in result.err
+
+
+def test_masks_are_cut_at_half_or_kept_soft():
+    grey = np.array([[0, 0.4, 0.5, 1]], np.float32)
+    np.testing.assert_array_equal(masks.hole_of(grey), [[0, 0, 1, 1]])
+    np.testing.assert_array_equal(masks.hole_of(grey, invert=True), [[1, 1, 1, 0]])
+    np.testing.assert_array_equal(masks.hole_of(grey, soft=True), grey)
