@@ -98,6 +98,7 @@ def sheet_row(case: Case, restored: list[np.ndarray]) -> np.ndarray:
 @click.command(context_settings={"show_default": True})
 @click.option("--images", type=click.Path(path_type=Path), required=True)
 @click.option("--pairs", is_flag=True, help="IMAGES holds noisy/ and clean/ instead of clean ones.")
+@click.option("--inpaint", is_flag=True, help="Measure inpainting, beside the classical methods.")
 @click.option("--model", "models", multiple=True, help="Name or .onnx; may be given several times.")
 @click.option("--peer", "chosen", multiple=True, type=click.Choice(peers.NAMES))
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of FFDNet's weights.")
@@ -109,6 +110,7 @@ def sheet_row(case: Case, restored: list[np.ndarray]) -> np.ndarray:
 def main(
     images: Path,
     pairs: bool,
+    inpaint: bool,
     models: tuple[str, ...],
     chosen: tuple[str, ...],
     weights: Path | None,
@@ -119,6 +121,11 @@ def main(
     out: Path | None,
 ) -> None:
     """Print PSNR and SSIM per picture and set; write a table and a before/after sheet."""
+    if inpaint:
+        import holes  # which reads pictures as we do
+
+        holes.evaluate_holes(images, models, device, limit, out)
+        return
     denoisers: dict[str, peers.Denoiser] = {}
     for name in models or (() if chosen else ("balanced",)):
         model = load_model(name, device=device)

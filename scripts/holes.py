@@ -1,0 +1,136 @@
+"""Inpainting measured: fixed holes of three widths, ours beside the classical methods."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import page
+from evaluate import picture_paths
+from PIL import Image
+from skimage.metrics import structural_similarity
+from skimage.restoration import inpaint_biharmonic
+
+from denoiser import catalog
+from denoiser.console import say
+from denoiser.images import read
+from denoiser.inpaint import inpaint
+from denoiser.picture import as_rgb8
+
+Filler = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(H, W, 3) uint8 and the hole (H, W) bool -> filled, (H, W, 3) uint8."""
+WIDTHS = {"thin": (2, 6), "medium": (12, 32), "large": (64, 96)}
+"""Pixels."""
+STROKES = {"thin": 8, "medium": 3, "large": 1}
+SHEET_ROWS = 4  # of each width
+SHEET_PX = 176
+CLASSICAL: dict[str, Filler] = {
+    "telea": lambda image, hole: cv2.inpaint(image, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA),
+    "navier-stokes": lambda image, hole: cv2.inpaint(
+        image, hole.astype(np.uint8), 3, cv2.INPAINT_NS
+    ),
+    "biharmonic": lambda image, hole: np.rint(
+        255 * np.clip(inpaint_biharmonic(image / 255, hole, channel_axis=2), 0, 1)
+    ).astype(np.uint8),
+}
+
+
+def draw_hole(shape: Sequence[int], width: str, seed: int) -> np.ndarray:
+    """Draw the hole of a picture, (H, W) bool, the same at every call: strokes, or a blot."""
+    rng = np.random.default_rng((seed, *WIDTHS[width]))
+    hole = np.zeros(shape[:2], np.uint8)
+    for _ in range(STROKES[width]):
+        thickness = int(rng.integers(*WIDTHS[width], endpoint=True))
+        # corners lie so far inside that a blot of this thickness is not cut
+        low, high = thickness, np.array(shape[1::-1]) - thickness
+        point = rng.uniform(low, high)
+        if width == "large":
+            box = (point.tolist(), (thickness, WIDTHS[width][0]), float(rng.uniform(0, 180)))
+            cv2.ellipse(hole, box, 1, -1)
+            continue
+        for _ in range(int(rng.integers(1, 5))):
+            other = np.clip(point + rng.normal(0, 40, 2), low, high)
+            start, stop = (np.rint(end).astype(int).tolist() for end in (point, other))
+            cv2.line(hole, start, stop, 1, thickness)
+            point = other
+    return hole.astype(bool)
+
+
+def scores(filled: np.ndarray, clean: np.ndarray, hole: np.ndarray) -> tuple[float, float]:
+    """PSNR in dB and mean SSIM inside the hole."""
+    error = np.mean((filled[hole].astype(np.float64) - clean[hole]) ** 2)
+    _, similar = structural_similarity(
+        filled,
+        clean,
+        channel_axis=2,
+        data_range=255,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return float(10 * np.log10(255**2 / max(error, 1e-9))), float(similar[hole].mean())
+
+
+def evaluate_holes(
+    folder: Path, models: Sequence[str], device: str, limit: int | None, out: Path | None
+) -> None:
+    """Print PSNR, SSIM and seconds per width; write the table and a sheet into `out`."""
+    fillers: dict[str, Filler] = {}
+    for name in models or ("inpaint",):
+        model = catalog.load(name, task="inpaint", device=device)
+        fillers[Path(name).stem] = functools.partial(inpaint, model=model, grain_share=0.0)
+    fillers |= CLASSICAL
+    rows: list[list[str]] = []
+    sheet: list[np.ndarray] = []
+    for width in WIDTHS:
+        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in fillers}
+        for index, path in enumerate(picture_paths(folder)[:limit]):
+            clean = as_rgb8(read(path))
+            hole = draw_hole(clean.shape, width, index)
+            damaged = np.where(hole[..., None], np.uint8(127), clean)
+            shown = [clean, damaged]
+            for name, fill in fillers.items():
+                started = time.perf_counter()
+                filled = fill(damaged, hole)
+                seconds = time.perf_counter() - started
+                found[name].append((*scores(filled, clean, hole), seconds))
+                shown.append(filled)
+            say(
+                f"{width} {path.stem}  "
+                + "  ".join(f"{n} {f[-1][0]:.2f}" for n, f in found.items())
+            )
+            if index < SHEET_ROWS:
+                sheet.append(_row(shown, hole))
+        for name, values in found.items():
+            psnr_db, similar, seconds = np.mean(values, 0)
+            rows.append(
+                [
+                    f"{width}, {WIDTHS[width][0]}-{WIDTHS[width][1]} px",
+                    name,
+                    f"{psnr_db:.2f}",
+                    f"{similar:.3f}",
+                    f"{1000 * seconds:.0f}",
+                ]
+            )
+    heads = [f"{folder.name} ({index + 1})", "", "PSNR in the hole", "SSIM in it", "ms per picture"]
+    table = page.table(heads, rows)
+    print(table)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "holes.md").write_text(table, encoding="utf-8")
+        Image.fromarray(np.vstack(sheet)).save(out / "holes.png")
+
+
+def _row(images: Sequence[np.ndarray], hole: np.ndarray) -> np.ndarray:
+    """Crops around the middle of a hole side by side at 200 %."""
+    places = np.argwhere(hole)
+    middle = places[len(places) // 2]
+    top, left = (
+        int(np.clip(place - SHEET_PX // 2, 0, length - SHEET_PX))
+        for place, length in zip(middle, hole.shape, strict=True)
+    )
+    row = np.hstack([image[top : top + SHEET_PX, left : left + SHEET_PX] for image in images])
+    return row.repeat(2, 0).repeat(2, 1)
