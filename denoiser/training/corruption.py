@@ -13,15 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoiser.training import camera, filters
+from denoiser.training.draw import Draw, Range
 from denoiser.training.jpeg import YCBCR, compress
 
 _CHROMA_POWER = 1 + 3 * sum(weight**2 for weight in YCBCR[0])
 # of white noise without its luma, summed over the channels
 
 BIAS_PX = 16  # side of the squares over which the mean of a camera's noise is taken off
-
-Range = tuple[float, float]
-"""[low, high], drawn uniformly per crop; annotated with the least and the most that it may be."""
 
 
 @dataclasses.dataclass
@@ -34,42 +32,6 @@ class Batch:
     """The same shape; exceeds [0, 1] until a step clips it."""
     variance: Tensor
     """(N, 1, 1, 1) of the noise so far, in squared [0, 1] units: what a noise map tells."""
-
-
-class Draw:
-    """Random numbers for a batch, made on its device."""
-
-    def __init__(self, batch: Tensor, generator: torch.Generator) -> None:
-        """Draw for the crops of `batch`, (N, C, H, W)."""
-        self.batch, self.generator = batch, generator
-
-    def uniform(self, bounds: Range) -> Tensor:
-        """One number per crop, (N, 1, 1, 1)."""
-        low, high = bounds
-        return low + (high - low) * self._rand(len(self.batch), 1, 1, 1)
-
-    def pixels(self) -> Tensor:
-        """Uniform in [0, 1), one number per pixel, (N, 1, H, W)."""
-        return self._rand(len(self.batch), 1, *self.batch.shape[2:])
-
-    def normal(self, margin: int = 0, channels: int = 3) -> Tensor:
-        """Standard normal, one number per value, (N, channels, H + 2 margin, W + 2 margin)."""
-        count, _, height, width = self.batch.shape
-        shape = (count, channels, height + 2 * margin, width + 2 * margin)
-        return torch.randn(shape, device=self.batch.device, generator=self.generator)
-
-    def whole(self, count: int) -> int:
-        """Pick one whole number in [0, count), the same for all crops."""
-        shape, device = (1,), self.generator.device
-        return int(torch.randint(count, shape, device=device, generator=self.generator))
-
-    def crops(self) -> Tensor:
-        """Standard normal, one number per crop, (N, 1, 1, 1)."""
-        shape = (len(self.batch), 1, 1, 1)
-        return torch.randn(shape, device=self.batch.device, generator=self.generator)
-
-    def _rand(self, *shape: int) -> Tensor:
-        return torch.rand(shape, device=self.batch.device, generator=self.generator)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

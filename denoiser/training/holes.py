@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoiser.training.corruption import Draw, Range
+from denoiser.training.draw import Draw, Range
 
 SEGMENTS = 24
 """Most straight pieces that a hole of lines or specks is made of."""

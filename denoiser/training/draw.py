@@ -1,0 +1,43 @@
+"""Random numbers for a batch of crops, made on the training device."""
+
+import torch
+from torch import Tensor
+
+Range = tuple[float, float]
+"""[low, high], drawn uniformly per crop; annotated with the least and the most that it may be."""
+
+
+class Draw:
+    """Random numbers for a batch, made on its device."""
+
+    def __init__(self, batch: Tensor, generator: torch.Generator) -> None:
+        """Draw for the crops of `batch`, (N, C, H, W)."""
+        self.batch, self.generator = batch, generator
+
+    def uniform(self, bounds: Range) -> Tensor:
+        """One number per crop, (N, 1, 1, 1)."""
+        low, high = bounds
+        return low + (high - low) * self._rand(len(self.batch), 1, 1, 1)
+
+    def pixels(self) -> Tensor:
+        """Uniform in [0, 1), one number per pixel, (N, 1, H, W)."""
+        return self._rand(len(self.batch), 1, *self.batch.shape[2:])
+
+    def normal(self, margin: int = 0, channels: int = 3) -> Tensor:
+        """Standard normal, one number per value, (N, channels, H + 2 margin, W + 2 margin)."""
+        count, _, height, width = self.batch.shape
+        shape = (count, channels, height + 2 * margin, width + 2 * margin)
+        return torch.randn(shape, device=self.batch.device, generator=self.generator)
+
+    def whole(self, count: int) -> int:
+        """Pick one whole number in [0, count), the same for all crops."""
+        shape, device = (1,), self.generator.device
+        return int(torch.randint(count, shape, device=device, generator=self.generator))
+
+    def crops(self) -> Tensor:
+        """Standard normal, one number per crop, (N, 1, 1, 1)."""
+        shape = (len(self.batch), 1, 1, 1)
+        return torch.randn(shape, device=self.batch.device, generator=self.generator)
+
+    def _rand(self, *shape: int) -> Tensor:
+        return torch.rand(shape, device=self.batch.device, generator=self.generator)
