@@ -1,4 +1,4 @@
-"""Denoise pictures with convolutional autoencoders, offline, on a CPU or a GPU."""
+"""Denoise and inpaint pictures with convolutional autoencoders, offline, on a CPU or a GPU."""
 
 import functools
 from pathlib import Path
@@ -9,33 +9,39 @@ if TYPE_CHECKING:
 
     from denoiser.engine import Model
 
-__all__ = ["__version__", "denoise", "load_model"]
+__all__ = ["__version__", "denoise", "inpaint", "load_model"]
 __version__ = "0.1.0"
 
 
 def load_model(
-    name: str | Path | None = None, *, device: str = "auto", threads: int = 0
+    name: str | Path | None = None,
+    *,
+    task: str = "denoise",
+    device: str = "auto",
+    threads: int = 0,
 ) -> "Model":
     """Load a model; the same arguments give the same object again.
 
     Args:
         name: "fast", "balanced", "best", a released model (see `denoiser models`), a path to an
             ONNX file, or None for the default: best on a GPU, else balanced.
+        task: "denoise" or "inpaint".
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads, 0 for all cores.
 
     Raises:
-        ModelError: There is no such model, or it is damaged or breaks the contract.
+        ModelError: There is no such model, or it is damaged, breaks the contract or has another
+            task.
         DeviceError: A GPU was asked for and is not usable.
     """
-    return _load_model(str(name) if name is not None else None, device, threads)
+    return _load_model(str(name) if name is not None else None, task, device, threads)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_model(name: str | None, device: str, threads: int) -> "Model":
+def _load_model(name: str | None, task: str, device: str, threads: int) -> "Model":
     from denoiser import catalog
 
-    return catalog.load(name, device=device, threads=threads)
+    return catalog.load(name, task=task, device=device, threads=threads)
 
 
 def denoise(
@@ -75,3 +81,44 @@ def denoise(
     if model is None or isinstance(model, str | Path):
         model = load_model(model)
     return restore.denoise(image, model, sigma=sigma, strength=strength, tile_px=tile_px)
+
+
+def inpaint(
+    image: "np.ndarray",
+    hole: "np.ndarray",
+    *,
+    model: "Model | str | Path | None" = None,
+    feather_px: float = 0.0,
+    grain: float = 1.0,
+) -> "np.ndarray":
+    """Fill the hole; keep every other pixel bit for bit.
+
+    Args:
+        image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1.
+        hole: (H, W) bool, True where pixels are replaced.
+        model: A model, its name or path; None for the default.
+        feather_px: Width of the edge, inside the hole, over which filling and image are blended.
+        grain: How much of the noise around the hole is put into the filling, 0-1.
+
+    Returns:
+        The filled image, of the shape and dtype of `image`, which is not modified.
+
+    Raises:
+        ShapeError: `image` has an unsupported shape or dtype, or `hole` is not (H, W).
+        ArgumentError: An argument is out of range, or nothing lies outside the hole.
+        ModelError: There is no such model.
+
+    Example:
+        >>> import numpy as np, denoiser
+        >>> image = np.full((64, 64, 3), 200, np.uint8)
+        >>> hole = np.zeros((64, 64), bool)
+        >>> hole[20:30, 20:40] = True
+        >>> image[hole] = 0
+        >>> bool(np.abs(denoiser.inpaint(image, hole)[hole].astype(int) - 200).max() < 25)
+        True
+    """
+    from denoiser import filling
+
+    if model is None or isinstance(model, str | Path):
+        model = load_model(model, task="inpaint")
+    return filling.inpaint(image, hole, model, feather_px=feather_px, grain_share=grain)

@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from denoiser import catalog, images, job, restore
+from denoiser import catalog, images, restore
 from denoiser.engine import CPU, Model
 from denoiser.errors import DenoiserError, InputError, OutputError
 from denoiser.images import Picture
+from denoiser.job import Job
 from denoiser.journal import DONE, FAILED, WRITING, Entry, Journal, stamp_of
 from denoiser.plan import Item
 
@@ -49,7 +50,7 @@ class Result:
     item: Item
     state: Literal["done", "skipped", "failed"]
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Of a picture that is done: that of `job.report`, and the seconds of each stage."""
+    """Of a picture that is done: that of `Job.restore`, and the seconds of each stage."""
     why: str = ""
     """Why it was skipped or failed."""
     error: Exception | None = None
@@ -79,7 +80,7 @@ class Batch:
     def __init__(
         self,
         model: Model,
-        settings: job.Settings,
+        job: Job,
         journal: Journal,
         options: Options,
         *,
@@ -90,16 +91,15 @@ class Batch:
 
         Args:
             model: What restores.
-            settings: What is asked for, the same for all.
+            job: What is asked for, the same for all.
             journal: That of the output folder.
             options: How to deal with what exists, and with what fails.
             stop: Once it is set, pictures that are being restored or written are finished, no more
                 are begun.
             seen: Told the pixels of each picture before, and it after, for the price of a copy.
         """
-        self.model, self.settings, self.journal = model, settings, journal
+        self.model, self.job, self.journal = model, job, journal
         self.options, self.seen, self.stop = options, seen, stop or threading.Event()
-        self.key = (model.sha256, settings.to_json())
         self.threads = 1 if model.provider == CPU else max(2, min(4, os.cpu_count() or 1))
 
     def run(
@@ -159,6 +159,10 @@ class Batch:
             for pool in (readers, writers):
                 pool.shutdown(cancel_futures=True)
 
+    def key(self, item: Item) -> tuple[str, str]:
+        """What shapes the output of a picture besides its input: model and settings."""
+        return self.model.sha256, self.job.key(item.name)
+
     def check(self, item: Item) -> Result | tuple[Entry, Entry | None]:
         """See what the journal and the output folder say about a picture, without reading it.
 
@@ -167,12 +171,12 @@ class Batch:
             be what this picture gives, the one that tells.
         """
         entry = Entry(item.name, output=item.output)
-        entry.model_sha256, entry.settings = self.key
         exists, overwrite = item.target.exists(), self.options.overwrite
         try:
             entry.input_stamp = stamp_of(item.source)
             if exists and self.options.skip_existing:
                 return Result(item, "skipped", why="exists", stamp=entry.input_stamp)
+            entry.model_sha256, entry.settings = self.key(item)
             known = self.journal.find(item.name)
             if known and known.output != item.output:
                 known = None
@@ -216,7 +220,7 @@ class Batch:
         return (
             known.state in (WRITING, DONE)
             and known.output_sha256 == entry.earlier_sha256
-            and (known.model_sha256, known.settings) == self.key
+            and (known.model_sha256, known.settings) == (entry.model_sha256, entry.settings)
         )
 
     def _done_before(self, item: Item, known: Entry) -> Result:
@@ -231,7 +235,8 @@ class Batch:
         alike: list[_Work] = []
         kind = _kind(first)
         area = first.picture.pixels.shape[0] * first.picture.pixels.shape[1]
-        most = 1 if self.model.provider == CPU else LARGEST_STACK_PX // max(1, area)
+        together = self.job.stacks and self.model.provider != CPU
+        most = LARGEST_STACK_PX // max(1, area) if together else 1
         while reads and len(alike) + 1 < most and reads[0].done():
             other = reads[0].result()
             if isinstance(other, Result) or _kind(other) != kind:
@@ -246,7 +251,8 @@ class Batch:
         pictures = [work.picture for work in works]
         before = [picture.pixels.copy() for picture in pictures] if self.seen else []
         try:
-            reports = job.denoise(pictures, self.model, self.settings, progress)
+            names = [work.item.name for work in works]
+            reports = self.job.restore(names, pictures, self.model, progress)
         except Exception as error:
             return error
         seconds = round((time.perf_counter() - started) / len(works), 4)
@@ -268,10 +274,9 @@ class Batch:
 
         try:
             item.target.parent.mkdir(parents=True, exist_ok=True)
-            lost = job.write(
+            lost = self.job.write(
                 work.picture,
                 item.target,
-                self.settings,
                 overwrite=work.replace,
                 scratch=self.journal.folder,
                 before_naming=intend,
@@ -280,7 +285,7 @@ class Batch:
             work.report["warnings"] += lost
             work.report["seconds"] = work.seconds
             entry.state, entry.output_stamp = DONE, stamp_of(item.target)
-            entry.provider, entry.sigma = work.report["provider"], work.report["sigma"]
+            entry.provider, entry.sigma = work.report["provider"], work.report.get("sigma")
             entry.seconds = round(sum(work.seconds.values()), 4)
             entry.warnings = work.report["warnings"]
             self.journal.put(entry)

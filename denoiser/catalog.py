@@ -140,7 +140,7 @@ def _choose(name: str, known: Sequence[Card]) -> Card:
 
 def _newest(size: str, known: Sequence[Card]) -> Card | None:
     """Find the latest of the models denoise-SIZE-vN, or inpaint-vN."""
-    stem = size if size == INPAINT else f"denoise-{size}"
+    stem = f"denoise-{size}" if size in SIZES else size
     matches = ((re.fullmatch(rf"{stem}-v(\d+)", card.name), card) for card in known)
     versions = {int(match[1]): card for match, card in matches if match}
     return versions[max(versions)] if versions else None

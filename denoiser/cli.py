@@ -2,13 +2,15 @@
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import click
 
 from denoiser.console import (
     Show,
     device_options,
+    folder_options,
+    refuse_without_folder,
     run,
     showing_options,
     with_options,
@@ -16,11 +18,6 @@ from denoiser.console import (
 )
 from denoiser.doctor import denoiser
 from denoiser.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from denoiser.console import Advance
-    from denoiser.engine import Model
-    from denoiser.images import Picture
 
 ON_SUCCESS = ("keep", "delete")
 
@@ -86,15 +83,7 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     help="Choose tiles so that about this much memory is used.",
 )
 @with_options(writing_options)
-@click.option("-r", "--recursive", is_flag=True, help="Walk folders in IN; OUT mirrors the tree.")
-@click.option("--fail-fast", is_flag=True, help="Stop at the first picture of IN that fails.")
-@click.option(
-    "--report",
-    "sheet_path",
-    type=click.Path(path_type=Path),
-    metavar="FILE.html",
-    help="Contact sheet of the pictures of IN that changed most.",
-)
+@with_options(folder_options)
 @click.option("-w", "--watch", is_flag=True, help="Go on: restore what comes into IN.")
 @click.option(
     "--settle",
@@ -159,24 +148,19 @@ def denoise(
     the format that its name says. IN is never touched.
     """
     is_folder = source not in ("", "-") and Path(source).is_dir()
-    of_folders = {
-        "--recursive": recursive,
-        "--fail-fast": fail_fast,
-        "--report": sheet_path,
-        "--watch": watch,
-    }
-    of_watching = {"--poll": poll_s, "--on-success": on_success != "keep"}
-    for options, wanted in ((of_folders, is_folder), (of_watching, watch)):
-        for name, given in options.items():
-            if given and not wanted:
-                raise ArgumentError(
-                    f"{name} goes with --watch" if is_folder else f"{name}: IN is no folder"
-                )
+    if not is_folder:
+        refuse_without_folder(
+            recursive=recursive, fail_fast=fail_fast, report=sheet_path, watch=watch, poll=poll_s
+        )
+    for name, given in (("--poll", poll_s), ("--on-success", on_success != "keep")):
+        if given and not watch:
+            raise ArgumentError(f"{name} goes with --watch")
 
-    from denoiser import batch, catalog, folder, job, single
+    from denoiser import batch, catalog, folder, single
     from denoiser import watch as watching
+    from denoiser.job import Denoising
 
-    settings = job.Settings(
+    job = Denoising(
         sigma=sigma,
         strength=strength,
         tile_px=tile_px,
@@ -196,19 +180,13 @@ def denoise(
     )
     show = Show(dry_run=dry_run, as_json=as_json, quiet=quiet, verbose=verbose)
     if not is_folder:
-
-        def restore(
-            picture: "Picture", model: "Model", progress: "Advance | None"
-        ) -> dict[str, Any]:
-            return job.denoise([picture], model, settings, progress)[0]
-
         existing = single.Options(suffix, overwrite=overwrite, skip_existing=skip_existing)
-        single.process(source, target, settings, load, restore, existing, show)
+        single.process(source, target, job, load, existing, show)
         return
     archive = on_success.partition(":")[2]
-    folder.denoise_folder(
+    folder.process(
         folder.Places(Path(source), Path(target), recursive=recursive, suffix=suffix),
-        settings,
+        job,
         load,
         batch.Options(overwrite=overwrite, skip_existing=skip_existing, fail_fast=fail_fast),
         show,

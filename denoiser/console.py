@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -66,6 +67,19 @@ writing_options = [
     click.option("--overwrite", is_flag=True, help="Replace what exists; do again what is done."),
     click.option("--skip-existing", is_flag=True, help="Do nothing where the output exists."),
 ]
+folder_options = [
+    click.option(
+        "-r", "--recursive", is_flag=True, help="Walk folders in IN; OUT mirrors the tree."
+    ),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first picture of IN that fails."),
+    click.option(
+        "--report",
+        "sheet_path",
+        type=click.Path(path_type=Path),
+        metavar="FILE.html",
+        help="Contact sheet of the pictures of IN that changed most.",
+    ),
+]
 showing_options = [
     click.option("--dry-run", is_flag=True, help="Say what would be done."),
     click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each picture."),
@@ -86,6 +100,17 @@ def with_options(options: list[Callable[..., Any]]) -> Callable[..., Any]:
         return command
 
     return decorate
+
+
+def refuse_without_folder(**options: object) -> None:
+    """Refuse options that only make sense if IN is a folder; names have _ for -.
+
+    Raises:
+        ArgumentError: One of them was given.
+    """
+    for name, given in options.items():
+        if given:
+            raise ArgumentError(f"--{name.replace('_', '-')}: IN is no folder")
 
 
 def say(line: str) -> None:

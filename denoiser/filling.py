@@ -14,6 +14,8 @@ from denoiser.restore import Progress, check_image
 
 CELL_PX = 32
 """Holes nearer than one to two cells are filled together."""
+LARGEST_CELLS = 64
+"""Rows and columns of cells that are filled at once; what comes next builds on it."""
 CONTEXT_PX, LARGEST_CONTEXT_PX = 64, 256
 """Least and most that is looked at around a hole; in between half its size."""
 DIRECT_PX = 24
@@ -72,7 +74,7 @@ def inpaint(
         raise ArgumentError("the hole covers the whole image: nothing is left to fill it from")
     source = out[..., None] if out.ndim == 2 else out
     white, total, done = white_of(image), int(unknown.sum()), 0
-    for index, group in enumerate(_groups(unknown)):
+    for index, group in enumerate(_groups(unknown.copy())):
         window = group.window
         share = _share(hole[window], group.own, feather_px)
         filled = _fill_group(source[window], unknown[window], white, model)
@@ -81,6 +83,7 @@ def inpaint(
                 filled, source[window] / np.float32(white), unknown[window], grain_share, index
             )
         _blend(source[window], filled * np.float32(white), share)
+        unknown[window] &= ~group.own
         done += int(group.own.sum())
         if progress:
             progress(done, total)
@@ -98,8 +101,7 @@ class _Group:
 
 
 def _groups(unknown: np.ndarray) -> Iterator[_Group]:
-    """Group holes by the cells of a grid that touch."""
-    height, width = unknown.shape
+    """Group holes by the cells of a grid that touch, in parts of at most `LARGEST_CELLS`."""
     padding = [(0, -length % CELL_PX) for length in unknown.shape]
     cells = np.pad(unknown, padding)
     rows, columns = cells.shape[0] // CELL_PX, cells.shape[1] // CELL_PX
@@ -107,22 +109,30 @@ def _groups(unknown: np.ndarray) -> Iterator[_Group]:
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(occupied.astype(np.uint8))
     for label in range(1, count):
         x, y, across, down = (int(value) for value in boxes[label, :4])
-        spans = [(y * CELL_PX, (y + down) * CELL_PX), (x * CELL_PX, (x + across) * CELL_PX)]
-        mine = (labels[y : y + down, x : x + across] == label).repeat(CELL_PX, 0).repeat(CELL_PX, 1)
-        inside = mine[: height - spans[0][0], : width - spans[1][0]]
-        inside = inside & unknown[spans[0][0] : spans[0][1], spans[1][0] : spans[1][1]]
-        window, margins = [], []
-        for axis, (begin, _) in enumerate(spans):
-            places = np.flatnonzero(inside.any(1 - axis))
-            first, last = int(places[0]), int(places[-1]) + 1
-            context = min(max(CONTEXT_PX, (last - first) // 2), LARGEST_CONTEXT_PX)
-            start = max(0, begin + first - context)
-            stop = min(unknown.shape[axis], begin + last + context)
-            window.append(slice(start, stop))
-            margins.append(begin - start)
-        own = np.zeros([span.stop - span.start for span in window], bool)
-        _paste(own, inside, margins)
-        yield _Group((window[0], window[1]), own)
+        for top in range(y, y + down, LARGEST_CELLS):
+            for left in range(x, x + across, LARGEST_CELLS):
+                stop = (min(y + down, top + LARGEST_CELLS), min(x + across, left + LARGEST_CELLS))
+                mine = labels[top : stop[0], left : stop[1]] == label
+                if mine.any():
+                    yield _group(unknown, mine, (top * CELL_PX, left * CELL_PX))
+
+
+def _group(unknown: np.ndarray, cells: np.ndarray, corner: tuple[int, int]) -> _Group:
+    """Find the window around the holes in some cells, whose first pixel is `corner`."""
+    inside = cells.repeat(CELL_PX, 0).repeat(CELL_PX, 1)
+    here = unknown[corner[0] :, corner[1] :][: inside.shape[0], : inside.shape[1]]
+    inside = here & inside[: here.shape[0], : here.shape[1]]
+    window, margins = [], []
+    for axis, begin in enumerate(corner):
+        places = np.flatnonzero(inside.any(1 - axis))
+        first, last = int(places[0]), int(places[-1]) + 1
+        context = min(max(CONTEXT_PX, (last - first) // 2), LARGEST_CONTEXT_PX)
+        start = max(0, begin + first - context)
+        window.append(slice(start, min(unknown.shape[axis], begin + last + context)))
+        margins.append(begin - start)
+    own = np.zeros([span.stop - span.start for span in window], bool)
+    _paste(own, inside, margins)
+    return _Group((window[0], window[1]), own)
 
 
 def _paste(target: np.ndarray, patch: np.ndarray, at: list[int]) -> None:

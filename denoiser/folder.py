@@ -13,7 +13,7 @@ from denoiser.batch import Batch, Options, Result
 from denoiser.console import FolderView, Show
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
-from denoiser.job import Settings
+from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
 from denoiser.plan import Item, Plan, make_plan
 from denoiser.sheet import Sheet
@@ -29,9 +29,9 @@ class Places:
     suffix: str = ""
 
 
-def denoise_folder(
+def process(
     places: Places,
-    settings: Settings,
+    job: Job,
     load: Callable[[], Model],
     options: Options,
     show: Show,
@@ -43,7 +43,7 @@ def denoise_folder(
 
     Args:
         places: Where from and where to.
-        settings: What is asked for.
+        job: What is asked for.
         load: Loads the model.
         options: How to deal with what exists, and with what fails.
         show: What is told.
@@ -65,7 +65,7 @@ def denoise_folder(
         places.source,
         places.out,
         recursive=places.recursive,
-        format=settings.format,
+        format=job.format,
         suffix=places.suffix,
     )
     plan = find()
@@ -76,11 +76,11 @@ def denoise_folder(
         raise InputError(f"no pictures in {places.source}{inside}")
     if show.dry_run:
         with contextlib.closing(Journal(places.out, rehearse=True)) as journal:
-            rehearse(plan, Batch(load(), settings, journal, options), show)
+            rehearse(plan, Batch(load(), job, journal, options), show)
         return
     sheet = Sheet() if sheet_path else None
     with open_journal(places.out) as journal:
-        batch = Batch(load(), settings, journal, options, seen=sheet.add if sheet else None)
+        batch = Batch(load(), job, journal, options, seen=sheet.add if sheet else None)
         view = FolderView(None if rules else len(plan.items), show)
         try:
             if rules:

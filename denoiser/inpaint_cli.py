@@ -2,24 +2,21 @@
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import click
 
 from denoiser.console import (
     Show,
     device_options,
+    folder_options,
+    refuse_without_folder,
     run,
     showing_options,
     with_options,
     writing_options,
 )
 from denoiser.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from denoiser.console import Advance
-    from denoiser.engine import Model
-    from denoiser.images import Picture
 
 
 def parse_grain(text: str) -> float:
@@ -73,6 +70,7 @@ def parse_grain(text: str) -> float:
 )
 @with_options(device_options)
 @with_options(writing_options)
+@with_options(folder_options)
 @with_options(showing_options)
 def inpaint(
     paths: tuple[str, ...],
@@ -94,6 +92,9 @@ def inpaint(
     suffix: str,
     overwrite: bool,
     skip_existing: bool,
+    recursive: bool,
+    fail_fast: bool,
+    sheet_path: Path | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -102,54 +103,54 @@ def inpaint(
     """Fill the white parts of MASK in picture IN and write it to OUT.
 
     Outside of them not one pixel changes. MASK has the size of IN; half white and more is filled.
-    IN and OUT may be - for standard input and output.
+    IN and OUT may be - for standard input and output. If IN is a folder, so is OUT, and MASK is a
+    picture for all or a folder with one of the same stem for each.
     """
     wanted = 3 if mask_from == "file" else 2
     if len(paths) != wanted:
         raise ArgumentError(f"give {'IN MASK OUT' if wanted == 3 else 'IN OUT'}")
     source, target = paths[0], paths[-1]
+    mask = Path(paths[1]) if wanted == 3 else None
+    is_folder = source not in ("", "-") and Path(source).is_dir()
+    if not is_folder:
+        refuse_without_folder(recursive=recursive, fail_fast=fail_fast, report=sheet_path)
+    elif mask and recursive and mask.resolve().is_relative_to(Path(source).resolve()):
+        raise ArgumentError("MASK lies in IN: with --recursive its pictures would be filled too")
 
-    from denoiser import catalog, images, job, masks, single
+    from denoiser import batch, catalog, folder, single
+    from denoiser.job import Inpainting
 
-    mask = images.read(Path(paths[1])) if mask_from == "file" else None
-    settings = job.Filling(
+    job = Inpainting(
         format=single.forced_format(format_name),
         quality=quality,
         depth=bit_depth,
         strip_metadata=strip_metadata,
+        mask=mask,
+        invert=invert_mask,
+        soft=soft,
+        dilate_px=dilate_px,
         feather_px=feather_px,
         grain_share=grain_share,
     )
-
-    shape = functools.partial(masks.hole_of, invert=invert_mask, soft=soft, dilate_px=dilate_px)
-
-    def fill(picture: "Picture", model: "Model", progress: "Advance | None") -> dict[str, Any]:
-        if mask:
-            hole = shape(masks.from_picture(mask, picture, paths[1]))
-            return job.fill(picture, hole, model, settings, progress)
-        hole = shape(masks.from_alpha(picture))
-        report = job.fill(picture, hole, model, settings, progress)
-        masks.make_opaque(picture, hole)
-        return report
-
     load = functools.partial(
         catalog.load,
         model,
-        task="inpaint",
+        task=job.task,
         device=device,
         require_gpu=require_gpu,
         precision=precision,
         threads=threads,
     )
-    single.process(
-        source,
-        target,
-        settings,
-        load,
-        fill,
-        single.Options(suffix, overwrite=overwrite, skip_existing=skip_existing),
-        Show(dry_run=dry_run, as_json=as_json, quiet=quiet, verbose=verbose),
-    )
+    show = Show(dry_run=dry_run, as_json=as_json, quiet=quiet, verbose=verbose)
+    if is_folder:
+        places = folder.Places(Path(source), Path(target), recursive=recursive, suffix=suffix)
+        existing = batch.Options(
+            overwrite=overwrite, skip_existing=skip_existing, fail_fast=fail_fast
+        )
+        folder.process(places, job, load, existing, show, sheet_path=sheet_path)
+    else:
+        options = single.Options(suffix, overwrite=overwrite, skip_existing=skip_existing)
+        single.process(source, target, job, load, options, show)
 
 
 def inpaint_main() -> NoReturn:

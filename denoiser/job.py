@@ -1,23 +1,23 @@
-"""One picture from file to file: what is asked for, and how a picture is restored by it."""
+"""What is asked for, and how a picture is restored by it and written."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
-from denoiser import images, inpaint, restore
-from denoiser.images import Format, Picture
+from denoiser import catalog, filling, images, masks, restore
+from denoiser.errors import InputError
+from denoiser.images import Format
+from denoiser.picture import Picture
 
 if TYPE_CHECKING:
     from denoiser.engine import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Writing:
-    """How results are written."""
+class Job:
+    """What is asked for, the same for every picture of a folder; subclasses say what."""
 
     format: Format | None = None
     """None is what the output's name says; where it has none, the input's."""
@@ -25,15 +25,59 @@ class Writing:
     depth: Literal["keep", "8", "16"] = "keep"
     strip_metadata: bool = False
 
-    def to_json(self) -> str:
-        """Everything that shapes the output, as JSON."""
+    task: ClassVar[str]
+    """Of the model, see `engine.Contract`."""
+    stacks: ClassVar[bool] = False
+    """Whether several pictures of one shape, dtype and mode may be restored as a batch."""
+
+    def key(self, name: str) -> str:
+        """Everything that shapes the output of picture `name`, as JSON.
+
+        Raises:
+            InputError: Something that belongs to this picture is missing.
+        """
         values = dataclasses.asdict(self) | {"format": self.format and self.format.name}
-        return json.dumps(values, sort_keys=True)
+        return json.dumps(values, sort_keys=True, default=str)
+
+    def restore(
+        self,
+        names: Sequence[str],
+        pictures: Sequence[Picture],
+        model: "Model",
+        progress: restore.Progress | None = None,
+    ) -> list[dict[str, Any]]:
+        """Restore pictures in place.
+
+        Args:
+            names: Of the pictures, relative to the input folder.
+            pictures: One, or several alike if the job `stacks`.
+            model: What restores.
+            progress: Told the pixels that are done.
+
+        Returns:
+            A report on each: model, provider, size, warnings and more.
+        """
+        raise NotImplementedError
+
+    def write(self, picture: Picture, target: Path | IO[bytes], **options: Any) -> list[str]:
+        """Write a picture as `images.write` does with more options; returns what got lost."""
+        format = self.format
+        if format is None and isinstance(target, Path):
+            format = images.format_of(target)
+        return images.write(
+            picture,
+            target,
+            format or next(known for known in images.FORMATS if known.name == picture.format),
+            quality=self.quality,
+            depth=self.depth,
+            strip_metadata=self.strip_metadata,
+            **options,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Writing):
-    """What is asked for, the same for every picture of a folder."""
+class Denoising(Job):
+    """Noise removed."""
 
     sigma: float | Literal["auto"] = "auto"
     """In [0, 1] units."""
@@ -41,63 +85,135 @@ class Settings(Writing):
     tile_px: int = 0
     max_memory_mb: int | None = None
 
+    task = "denoise"
+    stacks = True
+
+    def restore(
+        self,
+        names: Sequence[str],
+        pictures: Sequence[Picture],
+        model: "Model",
+        progress: restore.Progress | None = None,
+    ) -> list[dict[str, Any]]:
+        """Denoise as one batch.
+
+        Raises:
+            ArgumentError: `max_memory_mb` does not suffice.
+            Exception: As `restore.denoise_channels`.
+        """
+        tile_px, pixels = self.tile_px, [picture.pixels for picture in pictures]
+        if self.max_memory_mb is not None:
+            limit = self.max_memory_mb * 1_000_000
+            tile_px = restore.tile_within(limit, pixels[0], model, tile_px)
+        levels = restore.denoise_channels(
+            pixels,
+            pictures[0].mode,
+            model,
+            sigma=self.sigma,
+            strength=self.strength,
+            tile_px=tile_px,
+            progress=progress,
+        )
+        return [
+            self._report(picture, model, level)
+            for picture, level in zip(pictures, levels, strict=True)
+        ]
+
+    def _report(self, picture: Picture, model: "Model", level: float) -> dict[str, Any]:
+        """Tell what was done to a picture, given the noise level in [0, 1] units."""
+        notes, sigma = list(picture.notes), self.sigma
+        if sigma != "auto" and "sigma" not in model.contract.inputs:
+            notes.append("the model takes no noise level: --sigma is not used")
+        elif sigma != "auto" and abs(sigma - level) > 1e-9:
+            notes.append(
+                f"the model was not trained for that noise: sigma {level * 255:.0f} is used"
+            )
+        return _facts(picture, model) | {
+            "sigma": round(level * 255, 3),
+            "sigma_estimated": sigma == "auto",
+            "strength": self.strength,
+            "warnings": notes,
+        }
+
 
 @dataclasses.dataclass(frozen=True)
-class Filling(Writing):
-    """How holes are filled."""
+class Inpainting(Job):
+    """Holes filled."""
 
+    mask: Path | None = None
+    """A picture for all; or a folder with one for each, of the same stem. None takes what is
+    transparent."""
+    invert: bool = False
+    soft: bool = False
+    dilate_px: int = 0
     feather_px: float = 0.0
     grain_share: float = 1.0
 
+    task = "inpaint"
 
-def denoise(
-    pictures: Sequence[Picture],
-    model: "Model",
-    settings: Settings,
-    progress: restore.Progress | None = None,
-) -> list[dict[str, Any]]:
-    """Restore pictures of one shape, dtype and mode in place, as one batch.
+    def key(self, name: str) -> str:
+        """Settings, with the mask's checksum in its place."""
+        sha256 = catalog.sha256_of(self._mask_of(name, self.mask)) if self.mask else None
+        return json.dumps(json.loads(super().key(name)) | {"mask": sha256}, sort_keys=True)
 
-    Returns:
-        A report on each: model, provider, sigma on the 0-255 scale, size, warnings.
+    def restore(
+        self,
+        names: Sequence[str],
+        pictures: Sequence[Picture],
+        model: "Model",
+        progress: restore.Progress | None = None,
+    ) -> list[dict[str, Any]]:
+        """Fill the hole of one picture; alpha stays unless it is the mask.
 
-    Raises:
-        ArgumentError: `max_memory_mb` does not suffice.
-        Exception: As `restore.denoise_channels`.
-    """
-    tile_px, pixels = settings.tile_px, [picture.pixels for picture in pictures]
-    if settings.max_memory_mb is not None:
-        limit = settings.max_memory_mb * 1_000_000
-        tile_px = restore.tile_within(limit, pixels[0], model, tile_px)
-    levels = restore.denoise_channels(
-        pixels,
-        pictures[0].mode,
-        model,
-        sigma=settings.sigma,
-        strength=settings.strength,
-        tile_px=tile_px,
-        progress=progress,
-    )
-    return [
-        _report(picture, model, settings, level)
-        for picture, level in zip(pictures, levels, strict=True)
-    ]
+        Raises:
+            InputError: There is no mask, or it does not fit.
+            Exception: As `filling.inpaint`.
+        """
+        (name,), (picture,) = names, pictures
+        if self.mask:
+            path = self._mask_of(name, self.mask)
+            mask = masks.from_picture(images.read(path), picture, str(path))
+        else:
+            mask = masks.from_alpha(picture)
+        hole = masks.hole_of(mask, invert=self.invert, soft=self.soft, dilate_px=self.dilate_px)
+        for part in restore.lights(picture.pixels, picture.mode):
+            filling.inpaint(
+                part,
+                hole,
+                model,
+                feather_px=self.feather_px,
+                grain_share=self.grain_share,
+                out=part,
+                progress=progress,
+            )
+        if not self.mask:
+            masks.make_opaque(picture, hole)
+        report = _facts(picture, model) | {"filled_px": int((hole > 0).sum())}
+        if not report["filled_px"]:
+            report["warnings"].append("the mask is empty: nothing was filled")
+        return [report]
 
+    @staticmethod
+    def _mask_of(name: str, mask: Path) -> Path:
+        """Find the mask of a picture.
 
-def _report(picture: Picture, model: "Model", settings: Settings, level: float) -> dict[str, Any]:
-    """Tell what was done to a picture, given the noise level in [0, 1] units."""
-    sigma = settings.sigma
-    notes = list(picture.notes)
-    if sigma != "auto" and "sigma" not in model.contract.inputs:
-        notes.append("the model takes no noise level: --sigma is not used")
-    elif sigma != "auto" and abs(sigma - level) > 1e-9:
-        notes.append(f"the model was not trained for that noise: sigma {level * 255:.0f} is used")
-    return _facts(picture, model) | {
-        "sigma": round(level * 255, 3),
-        "sigma_estimated": sigma == "auto",
-        "strength": settings.strength,
-        "warnings": notes,
-    }
+        Raises:
+            InputError: There is none, or more than one.
+        """
+        if not mask.is_dir():
+            if not mask.is_file():
+                raise InputError(f"no such mask: {mask}")
+            return mask
+        place = mask / name
+        found = [
+            path
+            for path in (place.parent.iterdir() if place.parent.is_dir() else [])
+            if path.stem == place.stem and path.suffix.lower() in images.SUFFIXES
+        ]
+        if len(found) != 1:
+            many = "several masks" if found else "no mask"
+            raise InputError(f"{many} for {name} in {mask}")
+        return found[0]
 
 
 def _facts(picture: Picture, model: "Model") -> dict[str, Any]:
@@ -111,59 +227,3 @@ def _facts(picture: Picture, model: "Model") -> dict[str, Any]:
         "height": picture.pixels.shape[0],
         "warnings": list(picture.notes),
     }
-
-
-def fill(
-    picture: Picture,
-    hole: np.ndarray,
-    model: "Model",
-    settings: Filling,
-    progress: restore.Progress | None = None,
-) -> dict[str, Any]:
-    """Fill a hole in place; alpha is left as it is.
-
-    Args:
-        picture: What to fill.
-        hole: (H, W), as `inpaint.inpaint` takes it.
-        model: What fills.
-        settings: How.
-        progress: Told after each hole.
-
-    Returns:
-        A report: model, provider, size, how many pixels were filled, warnings.
-
-    Raises:
-        Exception: As `inpaint.inpaint`.
-    """
-    for part in restore.lights(picture.pixels, picture.mode):
-        inpaint.inpaint(
-            part,
-            hole,
-            model,
-            feather_px=settings.feather_px,
-            grain_share=settings.grain_share,
-            out=part,
-            progress=progress,
-        )
-    report = _facts(picture, model) | {"filled_px": int((hole > 0).sum())}
-    if not report["filled_px"]:
-        report["warnings"].append("the mask is empty: nothing was filled")
-    return report
-
-
-def write(
-    picture: Picture, target: Path | IO[bytes], settings: Writing, **options: Any
-) -> list[str]:
-    """Write a picture as `images.write` does with more options; returns what got lost."""
-    format = settings.format
-    if format is None and isinstance(target, Path):
-        format = images.format_of(target)
-    return images.write(
-        picture,
-        target,
-        format or next(known for known in images.FORMATS if known.name == picture.format),
-        quality=settings.quality,
-        depth=settings.depth,
-        strip_metadata=settings.strip_metadata,
-        **options,
-    )

@@ -4,18 +4,16 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from denoiser import images, job
-from denoiser.console import Advance, Show, Stopwatch, progress_bar
+from denoiser import images
+from denoiser.console import Show, Stopwatch, progress_bar
 from denoiser.errors import ArgumentError, InputError, OutputError
-from denoiser.images import Format, Picture
+from denoiser.images import Format
+from denoiser.job import Job
 
 if TYPE_CHECKING:
     from denoiser.engine import Model
-
-Restore = Callable[[Picture, "Model", Advance | None], dict[str, Any]]
-"""Restores a picture in place and reports on it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +28,15 @@ class Options:
 def process(
     source: str,
     target: str,
-    writing: job.Writing,
+    job: Job,
     load: Callable[[], "Model"],
-    restore: Restore,
     options: Options,
     show: Show,
 ) -> None:
     """Restore one picture; `source` and `target` may be `-`."""
     if target == "-" and show.as_json:
         raise ArgumentError("--json and OUT - would both write to standard output")
-    out = resolve_target(source, target, options.suffix, writing.format)
+    out = resolve_target(source, target, options.suffix, job.format)
     if out and out.exists() and not options.overwrite:
         if not options.skip_existing:
             raise OutputError(f"{out} exists: give --overwrite to replace it")
@@ -54,12 +51,10 @@ def process(
     model = load()
     watch.lap("load")
     with progress_bar(Path(source).name, enabled=not show.quiet) as progress:
-        report = restore(picture, model, progress)
+        report = job.restore([Path(source).name], [picture], model, progress)[0]
     watch.lap("restore")
     del model  # its memory is needed to encode a large picture
-    report["warnings"] += job.write(
-        picture, out or sys.stdout.buffer, writing, overwrite=options.overwrite
-    )
+    report["warnings"] += job.write(picture, out or sys.stdout.buffer, overwrite=options.overwrite)
     watch.lap("write")
     report = {"input": source, "output": str(out or "standard output"), **report}
     show.report(report | {"seconds": watch.seconds})

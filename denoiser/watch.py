@@ -156,7 +156,7 @@ class Watcher:
             return
         known = self.journal.find(item.name)
         if known and known.input_stamp == stamp and seen is None:
-            same = (known.model_sha256, known.settings) == self.batch.key
+            same = (known.model_sha256, known.settings) == self.batch.key(item)
             if known.state == QUARANTINED or (known.state == DONE and same):
                 self._settled[item.name] = stamp
                 if known.state == DONE:

@@ -198,7 +198,7 @@ def test_pictures_of_one_kind_go_together_where_that_helps(folder, tmp_path, rng
             )
         plan = make_plan(folder, tmp_path / out, recursive=True, format=None, suffix="")
         with open_journal(tmp_path / out) as journal:
-            work = batch.Batch(model, job.Settings(), journal, batch.Options())
+            work = batch.Batch(model, job.Denoising(), journal, batch.Options())
             slowly = iter(plan.items)
             work.run(slowly, lambda result: None, lambda item: time.sleep(0.3))
         results[out] = outputs(tmp_path / out)

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from onnx import helper
 from test_restore import dtypes, random_image
 
-from denoiser import inpaint as inpainting
+from denoiser import filling
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, ModelError, ShapeError
-from denoiser.inpaint import inpaint
+from denoiser.filling import inpaint
 from denoiser.picture import white_of
 
 
@@ -41,9 +41,10 @@ boxes = st.lists(st.tuples(shares, shares, st.floats(0, 0.5), st.floats(0, 0.5))
     boxes,
     st.sampled_from([0, 1]),
     st.sampled_from([224, 1024]),
+    st.sampled_from([3, 64]),
 )
 def test_outside_the_hole_nothing_changes(
-    quarter, height, width, channels, dtype, places, grain, tile_px
+    quarter, height, width, channels, dtype, places, grain, tile_px, cells
 ):
     image = random_image((height, width, channels) if channels else (height, width), dtype)
     hole = random_hole(height, width, places)
@@ -51,9 +52,10 @@ def test_outside_the_hole_nothing_changes(
         hole[0, 0] = False
     before = image.copy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inpainting, "TILE_PX", tile_px)
-        patch.setattr(inpainting, "HALO_PX", 16)
-        patch.setattr(inpainting, "OVERLAP_PX", 16)
+        patch.setattr(filling, "TILE_PX", tile_px)
+        patch.setattr(filling, "LARGEST_CELLS", cells)
+        patch.setattr(filling, "HALO_PX", 16)
+        patch.setattr(filling, "OVERLAP_PX", 16)
         filled = inpaint(image, hole, quarter, grain_share=grain)
     np.testing.assert_array_equal(image, before)
     assert filled.dtype == image.dtype
@@ -98,8 +100,8 @@ def test_wide_holes_get_a_first_guess_from_half_the_resolution(rng):
 
 
 def test_only_tiles_with_holes_are_computed(quarter, monkeypatch):
-    monkeypatch.setattr(inpainting, "TILE_PX", 160)
-    monkeypatch.setattr(inpainting, "HALO_PX", 16)
+    monkeypatch.setattr(filling, "TILE_PX", 160)
+    monkeypatch.setattr(filling, "HALO_PX", 16)
     calls = []
     run = quarter.run
     monkeypatch.setattr(quarter, "run", lambda *batch: calls.append(1) or run(*batch))

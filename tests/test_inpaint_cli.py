@@ -118,3 +118,43 @@ def test_masks_are_cut_at_half_or_kept_soft():
     np.testing.assert_array_equal(masks.hole_of(grey), [[0, 0, 1, 1]])
     np.testing.assert_array_equal(masks.hole_of(grey, invert=True), [[1, 1, 1, 0]])
     np.testing.assert_array_equal(masks.hole_of(grey, soft=True), grey)
+
+
+@pytest.mark.parametrize("masks_are", ["one", "many"])
+def test_a_folder_with_masks(run_inpaint, mask, tmp_path, masks_are):
+    for name in ("a.png", "sub/b.png", "c.png"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 48), "white").save(path)
+    folder = tmp_path / "masks"
+    for name in ("a.tif", "sub/b.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(mask).save(folder / name, quality=100)
+    where = mask if masks_are == "one" else folder
+    command = ("-r", "--json", tmp_path / "in", where, tmp_path / "out")
+
+    def states() -> dict[str, str]:
+        lines = run_inpaint(*command).out.splitlines()
+        return {line["input"]: line["state"] for line in map(json.loads, lines)}
+
+    c_state = "done" if masks_are == "one" else "failed"
+    assert states() == {"a.png": "done", "c.png": c_state, "sub/b.png": "done"}
+    found = np.asarray(Image.open(tmp_path / "out" / "sub" / "b.png"))
+    assert (found[BOX] == 64).all() and (found == 255).sum() == 3 * (64 * 48 - 200)
+    if masks_are == "one":
+        assert set(states().values()) == {"skipped"}
+        return
+    result = run_inpaint(*command)
+    assert result.code == 4 and "failed: c.png: no mask for c.png in " in result.err
+    Image.new("L", (64, 48), 255).save(folder / "c.png")
+    Image.new("L", (64, 48)).save(folder / "a.tif")  # another mask, another result
+    assert states() == {"a.png": "done", "c.png": "failed", "sub/b.png": "skipped"}
+    assert (np.asarray(Image.open(tmp_path / "out" / "a.png")) == 255).all()
+
+
+def test_masks_inside_the_pictures_are_refused(run_inpaint, mask, tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    result = run_inpaint("-r", tmp_path, mask, tmp_path.parent / "out")
+    assert result.code == 1 and "MASK lies in IN" in result.err
+    result = run_inpaint("-r", tmp_path / "a.png", mask, tmp_path / "b.png")
+    assert result.code == 1 and "--recursive: IN is no folder" in result.err
