@@ -132,7 +132,7 @@ class Batch:
 
         try:
             while not self.stop.is_set():
-                while _has_room(reads, writes) and (item := next(left, None)):
+                while self._has_room(reads, writes) and (item := next(left, None)):
                     reads.append(readers.submit(self._read, item))
                 if not reads and not writes:
                     break
@@ -159,6 +159,20 @@ class Batch:
             for pool in (readers, writers):
                 pool.shutdown(cancel_futures=True)
 
+    def _has_room(
+        self, reads: deque[Future[_Work | Result]], writes: deque[tuple[Future[Result], int]]
+    ) -> bool:
+        """Whether another picture may be read; how large those being read are nobody knows."""
+        outcomes = [read.result() for read in reads if read.done() and not read.exception()]
+        sizes = [work.picture.pixels.nbytes for work in outcomes if isinstance(work, _Work)]
+        sizes += [size for write, size in writes if not write.done()]
+        undecoded = len(reads) - len(outcomes)
+        return (
+            undecoded <= self.threads
+            and len(sizes) + undecoded < MOST_AHEAD
+            and sum(sizes) < LARGEST_AHEAD_BYTES
+        )
+
     def key(self, item: Item) -> tuple[str, str]:
         """What shapes the output of a picture besides its input: model and settings."""
         return self.model.sha256, self.job.key(item.name)
@@ -170,10 +184,12 @@ class Batch:
             Why it is left alone or fails; or the entry to fill and, if the output that exists may
             be what this picture gives, the one that tells.
         """
-        entry = Entry(item.name, output=item.output)
-        exists, overwrite = item.target.exists(), self.options.overwrite
+        entry, overwrite = Entry(item.name, output=item.output), self.options.overwrite
         try:
+            exists = item.target.exists()
             entry.input_stamp = stamp_of(item.source)
+            if exists and item.target.samefile(item.source):
+                raise OutputError(f"{item.target} is a link to the original: it is not replaced")
             if exists and self.options.skip_existing:
                 return Result(item, "skipped", why="exists", stamp=entry.input_stamp)
             entry.model_sha256, entry.settings = self.key(item)
@@ -303,7 +319,7 @@ class Batch:
             raise error
         why = " ".join(str(error).split())
         if isinstance(error, MemoryError):
-            why = "out of memory: try --tile 512"
+            why = "out of memory: try smaller tiles, with --tile 512"
         elif isinstance(error, OSError):
             why = f"{error.strerror or error}: {error.filename or item.source}"
         elif not isinstance(error, DenoiserError):
@@ -315,17 +331,6 @@ class Batch:
         entry.state, entry.output, entry.error = FAILED, item.output, why
         self.journal.put(entry)
         return Result(item, "failed", why=why, error=error, stamp=entry.input_stamp)
-
-
-def _has_room(
-    reads: deque[Future[_Work | Result]], writes: deque[tuple[Future[Result], int]]
-) -> bool:
-    """Whether another picture may be read."""
-    outcomes = [read.result() for read in reads if read.done() and not read.exception()]
-    sizes = [work.picture.pixels.nbytes for work in outcomes if isinstance(work, _Work)]
-    sizes += [size for write, size in writes if not write.done()]
-    undecoded = len(reads) - len(outcomes)
-    return len(sizes) + undecoded < MOST_AHEAD and sum(sizes) < LARGEST_AHEAD_BYTES
 
 
 def _kind(work: _Work) -> tuple[Any, ...]:

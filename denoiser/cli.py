@@ -155,6 +155,8 @@ def denoise(
     for name, given in (("--poll", poll_s), ("--on-success", on_success != "keep")):
         if given and not watch:
             raise ArgumentError(f"{name} goes with --watch")
+    if watch and fail_fast:
+        raise ArgumentError("--watch goes on whatever fails: leave out --fail-fast")
 
     from denoiser import batch, catalog, folder, single
     from denoiser import watch as watching

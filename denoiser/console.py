@@ -142,7 +142,9 @@ def run(command: click.Command) -> NoReturn:
     except KeyboardInterrupt:
         code = fail("interrupted", INTERRUPTED, verbose)
     except MemoryError:
-        code = fail("out of memory: try --tile 512", OutOfMemoryError.exit_code, verbose)
+        code = fail(
+            "out of memory: try smaller tiles, with --tile 512", OutOfMemoryError.exit_code, verbose
+        )
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         code = fail(f"{error.strerror or error}{where}", OutputError.exit_code, verbose)
@@ -301,7 +303,7 @@ class FolderView:
             if self.ends:
                 self.failures.append(failure)  # told at the end, where it is seen
             else:
-                words = [failure]
+                self.tell(failure)
         elif result.state == "done":
             self.megapixels += report["width"] * report["height"] / 1e6
             self.provider, self.fallback = report["provider"], report["gpu_not_used"]

@@ -1,6 +1,7 @@
 """Filling holes in arrays: only around them anything is computed, and only in them changed."""
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterator
 
 import cv2
@@ -8,7 +9,7 @@ import numpy as np
 
 from denoiser import grain, tiles
 from denoiser.engine import Model
-from denoiser.errors import ArgumentError, ModelError, ShapeError
+from denoiser.errors import ArgumentError, ModelError, OutOfMemoryError, ShapeError
 from denoiser.picture import white_of
 from denoiser.restore import Progress, check_image
 
@@ -20,7 +21,7 @@ CONTEXT_PX, LARGEST_CONTEXT_PX = 64, 256
 """Least and most that is looked at around a hole; in between half its size."""
 DIRECT_PX = 24
 """Half width up to which a hole is filled directly; wider ones first at half the resolution."""
-TILE_PX, HALO_PX, OVERLAP_PX = 768, 96, 32
+TILE_PX, SMALLEST_TILE_PX, OVERLAP_PX = 768, 320, 32
 GUESS = 0.5
 """Value of a hole that holds a first guess, as the model was trained."""
 
@@ -65,23 +66,33 @@ def inpaint(
         raise ShapeError(f"hole must be {image.shape[:2]}, not {hole.shape}")
     if not 0 <= grain_share <= 1 or feather_px < 0:
         raise ArgumentError("grain must lie in 0-1, and feather must not be negative")
+    if hole.size and not (hole.min() >= 0 and hole.max() <= 1):
+        raise ArgumentError("hole must be boolean, or lie in 0-1")
     if out is None:
         out = image.copy()
     elif out is not image:
         out[...] = image
     unknown = hole > 0
-    if unknown.size and unknown.all():
+    if not unknown.any():
+        return out
+    if unknown.all():
         raise ArgumentError("the hole covers the whole image: nothing is left to fill it from")
     source = out[..., None] if out.ndim == 2 else out
-    white, total, done = white_of(image), int(unknown.sum()), 0
-    for index, group in enumerate(_groups(unknown.copy())):
+    white, total, done = white_of(image[~unknown]), int(unknown.sum()), 0
+    groups, index = deque(_groups(unknown)), 0
+    while groups:
+        group = groups.popleft()
         window = group.window
+        if unknown[window].all():  # of a huge hole: what lies nearer to its edge comes first
+            groups.append(group)
+            continue
         share = _share(hole[window], group.own, feather_px)
         filled = _fill_group(source[window], unknown[window], white, model)
         if grain_share:
             filled = grain.match(
                 filled, source[window] / np.float32(white), unknown[window], grain_share, index
             )
+            index += 1
         _blend(source[window], filled * np.float32(white), share)
         unknown[window] &= ~group.own
         done += int(group.own.sum())
@@ -187,7 +198,7 @@ def _fill_group(pixels: np.ndarray, unknown: np.ndarray, white: float, model: Mo
 def _fill(image: np.ndarray, unknown: np.ndarray, model: Model) -> np.ndarray:
     """Fill (h, w, 3) float32, wide holes from coarse to fine."""
     value, inside = 1.0, np.full_like(image, 0.5)
-    depth = cv2.distanceTransform(np.pad(unknown, 1).astype(np.uint8), cv2.DIST_L2, 5)
+    depth = cv2.distanceTransform(unknown.astype(np.uint8), cv2.DIST_L2, 5)
     if depth.max() > DIRECT_PX:
         coarse, coarse_unknown = _halved(image, unknown)
         if not coarse_unknown.all():
@@ -196,7 +207,15 @@ def _fill(image: np.ndarray, unknown: np.ndarray, model: Model) -> np.ndarray:
             fine = cv2.resize(guess, size, interpolation=cv2.INTER_LINEAR)
             inside, value = fine[: image.shape[0], : image.shape[1]], GUESS
     image = np.where(unknown[..., None], inside, image)
-    return _run_tiles(image, unknown.astype(np.float32) * np.float32(value), model)
+    hole = unknown.astype(np.float32) * np.float32(value)
+    tile_px = max(TILE_PX, 6 * model.contract.halo)
+    while True:
+        try:
+            return _run_tiles(image, hole, model, tile_px)
+        except OutOfMemoryError:
+            tile_px //= 2
+            if tile_px < SMALLEST_TILE_PX:
+                raise
 
 
 def _halved(image: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -214,12 +233,13 @@ def _halved(image: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndar
     return mean(image) / np.maximum(weight, 1e-6), weight[..., 0] < 0.5
 
 
-def _run_tiles(image: np.ndarray, hole: np.ndarray, model: Model) -> np.ndarray:
+def _run_tiles(image: np.ndarray, hole: np.ndarray, model: Model, tile_px: int) -> np.ndarray:
     """Run the model on the tiles that have holes, blended where they overlap."""
     height, width = hole.shape
     stride = model.contract.stride
+    halo = min(model.contract.halo, tile_px // 6)  # less context rather than no picture
     row_spans, column_spans = (
-        tiles.plan(length, TILE_PX, HALO_PX, OVERLAP_PX, stride) for length in hole.shape
+        tiles.plan(length, tile_px, halo, OVERLAP_PX, stride) for length in hole.shape
     )
     size = [tiles.padded(length, stride) for length in hole.shape]
     padding = [(0, size[0] - height), (0, size[1] - width)]

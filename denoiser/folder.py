@@ -15,7 +15,7 @@ from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
-from denoiser.plan import Item, Plan, make_plan
+from denoiser.plan import Item, Plan, check_apart, make_plan
 from denoiser.sheet import Sheet
 
 
@@ -58,6 +58,8 @@ def process(
     """
     if places.out.exists() and not places.out.is_dir():
         raise ArgumentError(f"{places.out} is a file: OUT must be a folder when IN is one")
+    if rules and rules.archive:
+        check_apart(places.source, rules.archive, "the archive")
     if sheet_path and sheet_path.exists() and not options.overwrite:
         raise OutputError(f"{sheet_path} exists: give --overwrite to replace it")
     find = functools.partial(

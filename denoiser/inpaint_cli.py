@@ -16,7 +16,8 @@ from denoiser.console import (
     with_options,
     writing_options,
 )
-from denoiser.errors import ArgumentError
+from denoiser.errors import ArgumentError, InputError
+from denoiser.plan import lie_within_each_other
 
 
 def parse_grain(text: str) -> float:
@@ -30,6 +31,24 @@ def parse_grain(text: str) -> float:
     if not 0 <= share <= 1:
         raise click.BadParameter(f"{text} is not in 0-1")
     return share
+
+
+def check_mask(name: str, source: str, target: str) -> Path:
+    """Refuse a mask that is missing, would be overwritten, or be filled as a picture of IN.
+
+    Raises:
+        InputError: It does not exist.
+        ArgumentError: It lies in IN or where OUT is.
+    """
+    mask, out = Path(name), Path(target)
+    if not name or not mask.exists():
+        raise InputError(f"no such mask: {name or '(empty name)'}")
+    if target != "-" and out.exists() and out.samefile(mask):
+        raise ArgumentError("MASK and OUT are the same: the mask is never overwritten")
+    for what, folder in (("IN", Path(source)), ("OUT", out)):
+        if folder.is_dir() and lie_within_each_other(mask, folder):
+            raise ArgumentError(f"MASK and {what} lie within each other: keep them apart")
+    return mask
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,12 +129,12 @@ def inpaint(
     if len(paths) != wanted:
         raise ArgumentError(f"give {'IN MASK OUT' if wanted == 3 else 'IN OUT'}")
     source, target = paths[0], paths[-1]
-    mask = Path(paths[1]) if wanted == 3 else None
     is_folder = source not in ("", "-") and Path(source).is_dir()
     if not is_folder:
         refuse_without_folder(recursive=recursive, fail_fast=fail_fast, report=sheet_path)
-    elif mask and recursive and mask.resolve().is_relative_to(Path(source).resolve()):
-        raise ArgumentError("MASK lies in IN: with --recursive its pictures would be filled too")
+    mask = check_mask(paths[1], source, target) if wanted == 3 else None
+    if not mask and feather_px:
+        raise ArgumentError("--feather would let invisible colours be seen: not with --mask alpha")
 
     from denoiser import batch, catalog, folder, single
     from denoiser.job import Inpainting

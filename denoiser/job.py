@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+
 from denoiser import catalog, filling, images, masks, restore
 from denoiser.errors import InputError
 from denoiser.images import Format
@@ -176,6 +178,7 @@ class Inpainting(Job):
         else:
             mask = masks.from_alpha(picture)
         hole = masks.hole_of(mask, invert=self.invert, soft=self.soft, dilate_px=self.dilate_px)
+        before = picture.pixels.copy() if picture.mode == "CMYK" else None
         for part in restore.lights(picture.pixels, picture.mode):
             filling.inpaint(
                 part,
@@ -186,6 +189,8 @@ class Inpainting(Job):
                 out=part,
                 progress=progress,
             )
+        if before is not None:  # ink that became light and ink again may have been rounded
+            np.copyto(picture.pixels, before, where=(hole == 0)[..., None])
         if not self.mask:
             masks.make_opaque(picture, hole)
         report = _facts(picture, model) | {"filled_px": int((hole > 0).sum())}
@@ -204,12 +209,9 @@ class Inpainting(Job):
             if not mask.is_file():
                 raise InputError(f"no such mask: {mask}")
             return mask
-        place = mask / name
-        found = [
-            path
-            for path in (place.parent.iterdir() if place.parent.is_dir() else [])
-            if path.stem == place.stem and path.suffix.lower() in images.SUFFIXES
-        ]
+        stem = mask / Path(name).with_suffix("")
+        suffixes = [spelt for suffix in images.SUFFIXES for spelt in {suffix, suffix.upper()}]
+        found = [path for suffix in suffixes if (path := Path(f"{stem}{suffix}")).is_file()]
         if len(found) != 1:
             many = "several masks" if found else "no mask"
             raise InputError(f"{many} for {name} in {mask}")

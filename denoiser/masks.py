@@ -6,6 +6,9 @@ import numpy as np
 from denoiser.errors import ArgumentError, InputError
 from denoiser.picture import Picture, white_of
 
+SOFTEST = 4 / 255
+"""What a soft mask has below is black: JPEG leaves such traces."""
+
 
 def hole_of(
     mask: np.ndarray, *, invert: bool = False, soft: bool = False, dilate_px: int = 0
@@ -22,11 +25,14 @@ def hole_of(
         (H, W) float32 in [0, 1], 0 outside the hole.
     """
     hole = 1 - mask if invert else mask
-    if not soft:
-        hole = (hole >= 0.5).astype(np.float32)
-    if dilate_px:
+    hole = np.where(hole < SOFTEST, 0, hole) if soft else hole >= 0.5
+    hole = hole.astype(np.float32)
+    if dilate_px and soft:
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * dilate_px + 1,) * 2)
         hole = cv2.dilate(hole, kernel)
+    elif dilate_px and hole.any():
+        away = cv2.distanceTransform((hole == 0).astype(np.uint8), cv2.DIST_L2, 5)
+        hole = away <= dilate_px
     return np.asarray(hole, np.float32)
 
 
@@ -64,10 +70,11 @@ def from_alpha(picture: Picture) -> np.ndarray:
     """
     if not picture.mode.endswith("A"):
         raise ArgumentError("--mask alpha: the picture has no transparency")
-    alpha = picture.pixels[..., -1].astype(np.float32)
-    return np.asarray(1 - np.clip(alpha / np.float32(white_of(picture.pixels)), 0, 1))
+    alpha = picture.pixels[..., -1]
+    return np.asarray(1 - np.clip(alpha / np.float32(white_of(alpha)), 0, 1))
 
 
 def make_opaque(picture: Picture, hole: np.ndarray) -> None:
     """Let what was filled be seen, in place."""
-    picture.pixels[..., -1][hole > 0] = white_of(picture.pixels)
+    alpha = picture.pixels[..., -1]
+    alpha[hole > 0] = white_of(alpha)

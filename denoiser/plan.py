@@ -89,17 +89,24 @@ def make_plan(
     return plan
 
 
-def check_apart(source: Path, out: Path) -> None:
-    """Refuse folders of which one lies within the other.
+def check_apart(source: Path, out: Path, what: str = "OUT") -> None:
+    """Refuse folders of which one lies within the other; `what` is the second's name.
 
     Raises:
         ArgumentError: They do.
     """
-    inner, outer = out.resolve(), source.resolve()
-    if inner == outer:
-        raise ArgumentError("IN and OUT are the same folder: the input is never overwritten")
-    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise ArgumentError(f"{source} and {out} lie within each other: choose another OUT")
+    if out.resolve() == source.resolve():
+        raise ArgumentError(f"IN and {what} are the same folder: the input is never overwritten")
+    if lie_within_each_other(source, out):
+        raise ArgumentError(
+            f"{source} and {out} lie within each other: choose another place for {what}"
+        )
+
+
+def lie_within_each_other(one: Path, other: Path) -> bool:
+    """Whether of two paths one is, or lies in, the other; as they are named and as links lead."""
+    ways = [(one.absolute(), other.absolute()), (one.resolve(), other.resolve())]
+    return any(a.is_relative_to(b) or b.is_relative_to(a) for a, b in ways)
 
 
 def _walk(source: Path, plan: Plan) -> Iterator[tuple[Path, list[str], list[str]]]:

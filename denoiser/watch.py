@@ -159,7 +159,7 @@ class Watcher:
             same = (known.model_sha256, known.settings) == self.batch.key(item)
             if known.state == QUARANTINED or (known.state == DONE and same):
                 self._settled[item.name] = stamp
-                if known.state == DONE:
+                if known.state == DONE and item.target.exists():
                     self._dispose(item, stamp)
                 return
         self._waiting[item.name] = _Sighting(stamp, now + self.rules.settle_s)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from denoiser.console import run, say
-from denoiser.errors import ArgumentError
+from denoiser.errors import ArgumentError, OutputError
 from denoiser.training.dataset import read_pictures
 from denoiser.training.export import export
 from denoiser.training.recipe import Recipe
@@ -25,6 +25,7 @@ PICTURES, SMALLEST_PX = 24, 256
     required=True,
     help=f"Folder of photographs; the first {PICTURES} serve to check parity and measure the halo.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace TARGET and its card.")
 @click.option("--version", default="1")
 @click.option("--license", default="Apache-2.0", help="SPDX identifier of the weights' licence.")
 @click.option("--summary", default="", help="One line for the card.")
@@ -33,6 +34,7 @@ def main(
     checkpoint: Path,
     target: Path,
     images: Path,
+    overwrite: bool,
     version: str,
     license: str,
     summary: str,
@@ -41,6 +43,8 @@ def main(
     """Export CHECKPOINT's averaged weights to TARGET (.onnx) and write the card beside it."""
     if target.suffix != ".onnx":
         raise ArgumentError(f"{target} must end in .onnx")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists: give --overwrite to replace it")
     state = load_checkpoint(checkpoint)
     recipe = Recipe.from_json(state["recipe"])
     weights = {

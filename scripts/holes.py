@@ -15,8 +15,8 @@ from skimage.restoration import inpaint_biharmonic
 
 from denoiser import catalog
 from denoiser.console import say
+from denoiser.filling import inpaint
 from denoiser.images import read
-from denoiser.inpaint import inpaint
 from denoiser.picture import as_rgb8
 
 Filler = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -24,7 +24,7 @@ Filler = Callable[[np.ndarray, np.ndarray], np.ndarray]
 WIDTHS = {"thin": (2, 6), "medium": (12, 32), "large": (64, 96)}
 """Pixels."""
 STROKES = {"thin": 8, "medium": 3, "large": 1}
-SHEET_ROWS = 4  # of each width
+SHEET_ROWS = 2  # of each width
 SHEET_PX = 176
 CLASSICAL: dict[str, Filler] = {
     "telea": lambda image, hole: cv2.inpaint(image, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA),
@@ -44,7 +44,8 @@ def draw_hole(shape: Sequence[int], width: str, seed: int) -> np.ndarray:
     for _ in range(STROKES[width]):
         thickness = int(rng.integers(*WIDTHS[width], endpoint=True))
         # corners lie so far inside that a blot of this thickness is not cut
-        low, high = thickness, np.array(shape[1::-1]) - thickness
+        size = np.array(shape[1::-1])
+        low, high = np.minimum(thickness, size // 2), np.maximum(size - thickness, size // 2)
         point = rng.uniform(low, high)
         if width == "large":
             box = (point.tolist(), (thickness, WIDTHS[width][0]), float(rng.uniform(0, 180)))
@@ -102,7 +103,7 @@ def evaluate_holes(
                 f"{width} {path.stem}  "
                 + "  ".join(f"{n} {f[-1][0]:.2f}" for n, f in found.items())
             )
-            if index < SHEET_ROWS:
+            if index < SHEET_ROWS and min(hole.shape) >= SHEET_PX:
                 sheet.append(_row(shown, hole))
         for name, values in found.items():
             psnr_db, similar, seconds = np.mean(values, 0)
@@ -121,7 +122,8 @@ def evaluate_holes(
     if out:
         out.mkdir(parents=True, exist_ok=True)
         (out / "holes.md").write_text(table, encoding="utf-8")
-        Image.fromarray(np.vstack(sheet)).save(out / "holes.png")
+        if sheet:
+            Image.fromarray(np.vstack(sheet)).save(out / "holes.jpg", quality=90)
 
 
 def _row(images: Sequence[np.ndarray], hole: np.ndarray) -> np.ndarray:

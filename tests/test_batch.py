@@ -165,7 +165,19 @@ def test_impossible_plans_end_before_anything_starts(denoise_folder, run_denoise
     assert result.code == 2 and "--recursive" in result.err
     (tmp_path / "file").write_bytes(b"")
     assert denoise_folder(out=tmp_path / "file").code == 1
+    result = denoise_folder("--watch", "--on-success", f"archive:{folder / 'done'}")
+    assert result.code == 1 and "choose another place for the archive" in result.err
+    assert denoise_folder("--watch", "--fail-fast").code == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_link_to_the_original_is_no_output(denoise_folder, folder, tmp_path):
+    original = (folder / "a.jpg").read_bytes()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.jpg").symlink_to(folder / "a.jpg")
+    result = denoise_folder("--overwrite")
+    assert result.code == 4 and "a link to the original" in result.err
+    assert (folder / "a.jpg").read_bytes() == original
 
 
 def test_a_second_instance_is_refused(denoise_folder, tmp_path):

@@ -8,7 +8,13 @@ from test_restore import dtypes, random_image
 
 from denoiser import filling
 from denoiser.engine import Model
-from denoiser.errors import ArgumentError, InputError, ModelError, ShapeError
+from denoiser.errors import (
+    ArgumentError,
+    InputError,
+    ModelError,
+    OutOfMemoryError,
+    ShapeError,
+)
 from denoiser.filling import inpaint
 from denoiser.picture import white_of
 
@@ -54,7 +60,6 @@ def test_outside_the_hole_nothing_changes(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filling, "TILE_PX", tile_px)
         patch.setattr(filling, "LARGEST_CELLS", cells)
-        patch.setattr(filling, "HALO_PX", 16)
         patch.setattr(filling, "OVERLAP_PX", 16)
         filled = inpaint(image, hole, quarter, grain_share=grain)
     np.testing.assert_array_equal(image, before)
@@ -101,7 +106,6 @@ def test_wide_holes_get_a_first_guess_from_half_the_resolution(rng):
 
 def test_only_tiles_with_holes_are_computed(quarter, monkeypatch):
     monkeypatch.setattr(filling, "TILE_PX", 160)
-    monkeypatch.setattr(filling, "HALO_PX", 16)
     calls = []
     run = quarter.run
     monkeypatch.setattr(quarter, "run", lambda *batch: calls.append(1) or run(*batch))
@@ -127,9 +131,51 @@ def test_grain_is_that_of_the_surroundings(quarter, rng):
     assert inpaint(image, hole, quarter, grain_share=0)[hole].std() == 0
 
 
+def test_parts_of_a_huge_hole_are_filled_from_its_edge_inwards(quarter, monkeypatch):
+    monkeypatch.setattr(filling, "LARGEST_CELLS", 2)
+    known = []
+    run = quarter.run
+    monkeypatch.setattr(
+        quarter, "run", lambda *batch: known.append(bool((batch[1] == 0).any())) or run(*batch)
+    )
+    hole = np.zeros((600, 600), bool)
+    hole[:590, :590] = True
+    filled = inpaint(np.full((600, 600, 3), 200, np.uint8), hole, quarter, grain_share=0)
+    assert (filled[hole] == 64).all() and (filled[~hole] == 200).all()
+    assert len(known) > 81 and known[0]
+
+
+def test_tiles_shrink_until_they_fit_the_device(quarter, monkeypatch):
+    run = quarter.run
+
+    def cramped(image, hole):
+        if image.shape[-1] > 400:
+            raise OutOfMemoryError("out of memory")
+        return run(image, hole)
+
+    monkeypatch.setattr(quarter, "run", cramped)
+    hole = np.zeros((700, 700), bool)
+    hole[10:690:60] = True
+    filled = inpaint(np.zeros((700, 700), np.uint8), hole, quarter, grain_share=0)
+    assert (filled[hole] == 64).all()
+    monkeypatch.setattr(filling, "SMALLEST_TILE_PX", 400)
+    with pytest.raises(OutOfMemoryError):
+        inpaint(np.zeros((700, 700), np.uint8), hole, quarter)
+
+
+def test_what_the_hole_holds_does_not_matter(quarter, rng):
+    image = rng.random((64, 64, 3), np.float32)
+    hole = np.zeros((64, 64), bool)
+    hole[20:30, 20:30] = True
+    other = image.copy()
+    other[25, 25] = 1e6  # a hot pixel would be taken for white
+    np.testing.assert_array_equal(inpaint(image, hole, quarter), inpaint(other, hole, quarter))
+
+
 def test_empty_and_full_holes(quarter, photo):
     empty = np.zeros(photo.shape[:2], bool)
     np.testing.assert_array_equal(inpaint(photo, empty, quarter), photo)
+    assert inpaint(photo[:0], empty[:0], quarter).size == 0
     with pytest.raises(ArgumentError, match="covers the whole image"):
         inpaint(photo, ~empty, quarter)
 
@@ -142,6 +188,7 @@ def test_empty_and_full_holes(quarter, photo):
         (np.full((4, 4), np.nan, np.float32), np.zeros((4, 4), bool), {}, InputError),
         (np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool), {"grain_share": 2}, ArgumentError),
         (np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool), {"feather_px": -1}, ArgumentError),
+        (np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8), {}, ArgumentError),
     ],
 )
 def test_bad_arguments_are_refused(quarter, image, hole, options, error):

@@ -65,14 +65,20 @@ def test_what_is_transparent_is_filled_and_seen(run_inpaint, tmp_path):
 def test_options_shape_the_mask(run_inpaint, mask, tmp_path):
     Image.new("RGB", (64, 48), "white").save(tmp_path / "in.png")
 
-    def filled(*options: object) -> int:
-        run_inpaint(*options, "--overwrite", tmp_path / "in.png", mask, tmp_path / "out.png")
-        return int((np.asarray(Image.open(tmp_path / "out.png"))[..., 0] < 255).sum())
+    def filled(*options: object, by: Path = mask) -> np.ndarray:
+        run_inpaint(*options, "--overwrite", tmp_path / "in.png", by, tmp_path / "out.png")
+        return np.asarray(Image.open(tmp_path / "out.png"))[..., 0]
 
-    assert filled() == 200
-    assert filled("--invert-mask") == 64 * 48 - 200
-    assert 200 < filled("--dilate", 3) <= 26 * 16
-    assert filled("--feather", 3) == 200
+    assert (filled() == 64).sum() == 200
+    assert (filled("--invert-mask") == 64).sum() == 64 * 48 - 200
+    assert 200 < (filled("--dilate", 3) == 64).sum() <= 26 * 16
+    feathered = filled("--feather", 3)
+    assert (feathered < 255).sum() == 200 and feathered[20, 20] > feathered[25, 20] == 64
+    grey = tmp_path / "grey.png"
+    Image.open(mask).point(lambda value: value // 3).save(grey)
+    assert (filled(by=grey) == 255).all()
+    soft = filled("--soft", by=grey)
+    assert (soft < 255).sum() == 200 and soft[25, 20] == 191
 
 
 def test_an_empty_mask_copies_with_a_note(run_inpaint, tmp_path, rng):
@@ -154,7 +160,17 @@ def test_a_folder_with_masks(run_inpaint, mask, tmp_path, masks_are):
 
 def test_masks_inside_the_pictures_are_refused(run_inpaint, mask, tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
-    result = run_inpaint("-r", tmp_path, mask, tmp_path.parent / "out")
-    assert result.code == 1 and "MASK lies in IN" in result.err
+    out = tmp_path.parent / "out"
+    for options in ([], ["-r"]):
+        for where in (mask, tmp_path):
+            result = run_inpaint(*options, tmp_path, where, out)
+            assert result.code == 1 and "MASK and IN lie within each other" in result.err
+    result = run_inpaint(tmp_path / "a.png", mask, mask, "--overwrite")
+    assert result.code == 1 and "the mask is never overwritten" in result.err
+    for missing in ("", tmp_path / "none.png"):
+        result = run_inpaint(tmp_path, missing, out)
+        assert result.code == 2 and "no such mask" in result.err
+    result = run_inpaint("--mask", "alpha", "--feather", 2, tmp_path, out)
+    assert result.code == 1 and "not with --mask alpha" in result.err
     result = run_inpaint("-r", tmp_path / "a.png", mask, tmp_path / "b.png")
     assert result.code == 1 and "--recursive: IN is no folder" in result.err

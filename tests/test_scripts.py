@@ -50,6 +50,10 @@ def test_train_export_denoise_and_evaluate_from_the_command_line(tmp_path: Path)
     model = tmp_path / "exported.onnx"
     script("export.py", run / "checkpoint.pt", model, "--images", images)
     assert catalog.read_card(model.with_suffix(".toml")).sha256 == catalog.sha256_of(model)
+    with pytest.raises(
+        AssertionError, match="exists: give --overwrite"
+    ):  # nothing is replaced unasked
+        script("export.py", run / "checkpoint.pt", model, "--images", images)
     script("train.py", *common[:-1], tmp_path / "run2", "--init", model)
     subprocess.run([*DENOISE, images / "a.jpg", tmp_path / "o.jpg", "-m", model], check=True)
     done = script(

@@ -71,9 +71,11 @@ def test_an_interrupt_saves_first(crops, tmp_path, monkeypatch):
         return step(*arguments)
 
     monkeypatch.setattr(trainer, "train_step", interrupted)
+    lines: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        trainer.run(crops, [], tmp_path)
+        trainer.run(crops, [], tmp_path, report=lines.append)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 4
+    assert "checkpoint.pt holds step 4" in lines[-1]
 
 
 def test_an_interrupt_does_not_save_a_diverged_run(crops, tmp_path, monkeypatch):

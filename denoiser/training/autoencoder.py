@@ -70,7 +70,8 @@ class ConvAutoencoder(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         channels, factor, width = network.channels, network.unshuffle, network.channels[-1]
-        self.factor, self.phases, self.stride = factor, network.phases, network.stride
+        self.factor, self.phases = factor, network.phases
+        self.stride = network.stride
         self.skips, self.hole, self.guided = network.skips, network.hole, network.guided
         self.estimator = NoiseEstimator(network.estimator) if network.estimator else None
         self.head = nn.Conv2d((3 + network.guided) * factor**2, channels[0], 3, padding=1)
@@ -91,6 +92,9 @@ class ConvAutoencoder(nn.Module):
         )
         self.decoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels[:-1])
         self.tail = nn.Conv2d(channels[0], 3 * factor**2, 3, padding=1)
+        if network.hole:  # starts with the smooth interpolation
+            nn.init.zeros_(self.tail.weight)
+            nn.init.zeros_(self.tail.bias)
 
     def noise_level(self, image: Tensor, sigma: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Find the noise map to restore with.

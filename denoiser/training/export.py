@@ -14,7 +14,7 @@ from denoiser import catalog, tiles
 from denoiser.engine import Model
 from denoiser.errors import ModelError
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.holes import GUESS, Holes, draw_holes
+from denoiser.training.holes import GUESS
 from denoiser.training.recipe import Recipe
 
 OPSET = 17
@@ -207,9 +207,9 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
 
 def _ways(network: ConvAutoencoder, sigma: Tensor) -> list[Tensor]:
     """What a network may be told: the level, and, if it estimates, nothing; holes."""
-    if network.hole:
-        generator = torch.Generator().manual_seed(0)
-        hole = draw_holes(sigma, Holes(), generator)
+    if network.hole:  # a chequered one, so that there are holes everywhere
+        rows, columns = (torch.arange(length) // 12 for length in sigma.shape[2:])
+        hole = ((rows[:, None] + columns) % 3 == 0).float().expand_as(sigma)
         return [hole, GUESS * hole]
     if network.estimator is None:
         return [sigma]

@@ -13,8 +13,8 @@ from denoiser.training.draw import Draw, Range
 SEGMENTS = 24
 """Most straight pieces that a hole of lines or specks is made of."""
 THIN = ("scratches", "specks", "text")
-OFTEN = 0.7
-"""Share of the crops of its thickness that get a kind of hole."""
+OFTEN = 0.6
+"""Share of the crops that get a kind of hole besides the one that is drawn for them."""
 GUESS = 0.5
 """Value of a hole whose pixels hold a first guess, which a coarser scale made."""
 
@@ -58,10 +58,15 @@ def draw_holes(batch: Tensor, options: Holes, generator: torch.Generator) -> Ten
     """
     draw = Draw(batch, generator)
     holes = torch.zeros_like(batch[:, :1])
-    thin = draw.uniform((0, 1)) < 0.5
-    for kind in options.kinds:
-        chosen = (draw.uniform((0, 1)) < OFTEN) & (thin == (kind in THIN))
-        holes = torch.maximum(holes, KINDS[kind](draw, options) * chosen)
+    sorts = [[kind for kind in options.kinds if (kind in THIN) == thin] for thin in (True, False)]
+    share = draw.uniform((0, sum(map(bool, sorts))))  # of the first sort that there is up to 1
+    for index, sort in enumerate(filter(None, sorts)):
+        mine = (share >= index) & (share <= index + 1)
+        surely = draw.uniform((0, len(sort)))
+        for place, kind in enumerate(sort):
+            chosen = (surely >= place) & (surely <= place + 1)
+            chosen |= draw.uniform((0, 1)) < OFTEN
+            holes = torch.maximum(holes, KINDS[kind](draw, options) * (chosen & mine))
     height, width = holes.shape[2:]
     largest = math.sqrt(options.largest_share)
     window = _box(draw, largest * height, largest * width)
@@ -171,7 +176,7 @@ def _specks(draw: Draw, options: Holes) -> Tensor:
     return _lines(
         draw,
         torch.stack([start, start + way], 2),
-        torch.minimum(radius, _first(draw, radius, (0.05, 1))),
+        _first(draw, radius, (0.05, 1)),
     )
 
 
@@ -188,7 +193,7 @@ def _text(draw: Draw, options: Holes) -> Tensor:
         + size[..., None] * torch.stack([_numbers(draw, (0, 1)), _numbers(draw, (0, 0.8))], 2)
         for _ in range(2)
     ]
-    return _lines(draw, torch.stack(ends, 2), _first(draw, size / 14, (0.2, 1)).clamp(min=-1))
+    return _lines(draw, torch.stack(ends, 2), _first(draw, size / 14, (0.2, 1)))
 
 
 def _blobs(draw: Draw, options: Holes) -> Tensor:

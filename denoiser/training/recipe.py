@@ -15,6 +15,8 @@ from denoiser.training.holes import Holes
 T = TypeVar("T")
 ESTIMATOR_STRIDE = 8
 """Pixels of the image per value, in each direction, of an estimated noise map."""
+COARSEST_PX = 32
+"""Side of the largest squares whose means fill a hole before the network sees it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Network:
     def stride(self) -> int:
         """Pixels of which height and width must be multiples."""
         own = self.phases * self.unshuffle << (len(self.channels) - 1)
-        return math.lcm(own, ESTIMATOR_STRIDE) if self.estimator else own
+        own = math.lcm(own, ESTIMATOR_STRIDE) if self.estimator else own
+        return max(own, COARSEST_PX) if self.hole else own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,10 +170,12 @@ class Recipe:
                 not network.estimator
                 or (network.noise_map and network.skips and network.phases == 1)
             ),
-            "network.hole needs skips and noise_map = false, phases = 1, supervision = 'clean'": (
+            "network.hole needs skips and noise_map = false, phases = 1, supervision = 'clean'"
+            " and a stride that is a power of two": (
                 not network.hole
                 or (
                     network.skips
+                    and network.stride.bit_count() == 1
                     and not network.noise_map
                     and network.phases == 1
                     and not learns_alone

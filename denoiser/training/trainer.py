@@ -318,6 +318,7 @@ class Trainer:
         except KeyboardInterrupt:
             if first and recent.item() < DIVERGED * least_loss and self._is_finite():
                 self.save(checkpoint)
+                report(f"{checkpoint} holds step {self.step}: go on with --resume")
             raise
 
     def _validate(self, pictures: Sequence[np.ndarray], folder: Path) -> dict[str, float]:
