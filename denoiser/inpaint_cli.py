@@ -121,9 +121,10 @@ def inpaint(
 ) -> None:
     """Fill the white parts of MASK in picture IN and write it to OUT.
 
-    Outside of them not one pixel changes. MASK has the size of IN; half white and more is filled.
-    IN and OUT may be - for standard input and output. If IN is a folder, so is OUT, and MASK is a
-    picture for all or a folder with one of the same stem for each.
+    Outside of them not one pixel changes, but for what a lossy format does to all of them. MASK
+    has the size of IN; half white and more is filled. IN and OUT may be - for standard input and
+    output. If IN is a folder, so is OUT, and MASK is a picture for all or a folder with one of the
+    same stem for each.
     """
     wanted = 3 if mask_from == "file" else 2
     if len(paths) != wanted:

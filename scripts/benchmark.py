@@ -32,7 +32,7 @@ from denoiser.batch import Batch, Options
 from denoiser.console import run, say
 from denoiser.engine import CPU, Model
 from denoiser.images import read
-from denoiser.job import Settings
+from denoiser.job import Denoising
 from denoiser.journal import open_journal
 from denoiser.plan import make_plan
 
@@ -47,7 +47,7 @@ LEVELS = (15, 25, 50)
 GUESSES = (5, 10, 15, 20)  # levels of which a peer is told the best, for a set of pairs
 GROWTH_MP = (0.25, 1, 4, 16, 100)
 FILE_MP = 12
-FOLDER_FILES, FOLDER_ROUNDS = 4, 2
+FOLDER_FILES, FOLDER_ROUNDS = 4, 1
 ENGINE_PX = 1024
 ROUNDS = 5
 REST_S = 0.1
@@ -260,7 +260,7 @@ def folder_speed(models: dict[str, Model], megapixels: float) -> str:
                 started = time.perf_counter()
                 items = make_plan(source, out, recursive=False, format=None, suffix="").items
                 with open_journal(out) as journal:
-                    Batch(model, Settings(), journal, Options()).run(items, lambda result: None)
+                    Batch(model, Denoising(), journal, Options()).run(items, lambda result: None)
                 whole += time.perf_counter() - started
             total = side**2 * FOLDER_FILES * FOLDER_ROUNDS / 1e6
             rows.append(
@@ -312,7 +312,7 @@ def draw(
 @click.command(context_settings={"show_default": True})
 @click.option("--images", type=click.Path(path_type=Path), help="Clean pictures; noise is added.")
 @click.option("--pairs", "paired", type=click.Path(path_type=Path), multiple=True)
-@click.option("--model", "names", multiple=True, help="Default: every released model.")
+@click.option("--model", "names", multiple=True, help="Default: every released one.")
 @click.option("--peer", "chosen", multiple=True, type=click.Choice(peers.NAMES))
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of FFDNet's weights.")
 @click.option("--limit", type=int, help="Only the first so many pictures of each set.")
@@ -332,7 +332,8 @@ def main(
 ) -> None:
     """Measure, print the tables and write them into the page, with the plot beside it."""
     before, after = around(page, BEGIN)
-    paths = [catalog.find(name) for name in names] or [card.path for card in catalog.cards()]
+    released = [card.path for card in catalog.cards() if card.name.startswith("denoise-")]
+    paths = [catalog.find(name) for name in names] or released
     paths = list(dict.fromkeys(paths))
     loaded = {path.stem: Model(path, device=device) for path in paths}
     ours: Denoisers = {
