@@ -93,8 +93,8 @@ class ConvAutoencoder(nn.Module):
         self.decoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels[:-1])
         self.tail = nn.Conv2d(channels[0], 3 * factor**2, 3, padding=1)
         if network.hole:  # starts with the smooth interpolation
-            nn.init.zeros_(self.tail.weight)
-            nn.init.zeros_(self.tail.bias)
+            for parameter in self.tail.parameters():
+                nn.init.zeros_(parameter)
 
     def noise_level(self, image: Tensor, sigma: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Find the noise map to restore with.
