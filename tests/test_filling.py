@@ -82,8 +82,9 @@ def test_feather_and_soft_masks_blend_inside_only(quarter):
     assert (soft[hole == 0] == 255).all() and (soft[hole > 0] == 159).all()
 
 
-def test_wide_holes_get_a_first_guess_from_half_the_resolution(rng):
+def test_wide_holes_get_a_first_guess_from_half_the_resolution(monkeypatch):
     """A model that leaves blank holes white and guesses as they are."""
+    monkeypatch.setattr(filling, "DIRECT_PX", 24)
     nodes = [
         helper.make_node("Floor", ["hole"], ["blank"]),  # 1 where nothing is known
         helper.make_node("Max", ["image", "blank"], ["restored"]),
