@@ -311,9 +311,9 @@ def test_killed_at_twenty_moments_the_result_is_that_of_an_undisturbed_run(
 def test_ten_thousand_files_take_no_more_memory_than_a_thousand(tmp_path, identity_path):
     peaks = {}
     code = (
-        "import resource, sys; from denoiser.cli import denoise; sys.argv[0] = 'denoise';"
+        "import sys; from denoiser.cli import denoise; sys.argv[0] = 'denoise';"
         "denoise.main(sys.argv[1:], standalone_mode=False);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )
     Image.new("RGB", (16, 16), "grey").save(tmp_path / "one.png")
     data = (tmp_path / "one.png").read_bytes()
@@ -326,7 +326,7 @@ def test_ten_thousand_files_take_no_more_memory_than_a_thousand(tmp_path, identi
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[count] = int(done.stdout) / 1024
         assert len(list(out.glob("*.png"))) == count
-    assert peaks[10_000] < peaks[1000] + 40  # MB: the plan itself is some
+    assert peaks[10_000] < peaks[1000] + 40 < 200  # MB: the plan itself is some
 
 
 def test_a_clock_that_goes_backwards_does_no_harm(denoise_folder, folder, tmp_path, monkeypatch):
