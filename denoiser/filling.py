@@ -79,7 +79,8 @@ def inpaint(
     if unknown.all():
         raise ArgumentError("the hole covers the whole image: nothing is left to fill it from")
     source = out[..., None] if out.ndim == 2 else out
-    white, total, done = white_of(image[~unknown]), int(unknown.sum()), 0
+    total, done = int(unknown.sum()), 0
+    white = white_of(image[~unknown] if image.dtype.kind == "f" else image)
     groups, index = deque(_groups(unknown)), 0
     while groups:
         group = groups.popleft()
@@ -88,11 +89,10 @@ def inpaint(
             groups.append(group)
             continue
         share = _share(hole[window], group.own, feather_px)
-        filled = _fill_group(source[window], unknown[window], white, model)
+        light = source[window].astype(np.float32) / np.float32(white)
+        filled = _fill_group(light, unknown[window], model)
         if grain_share:
-            filled = grain.match(
-                filled, source[window] / np.float32(white), unknown[window], grain_share, index
-            )
+            filled = grain.match(filled, light, unknown[window], grain_share, index)
             index += 1
         _blend(source[window], filled * np.float32(white), share)
         unknown[window] &= ~group.own
@@ -176,19 +176,17 @@ def _blend(pixels: np.ndarray, filled: np.ndarray, share: np.ndarray) -> None:
     pixels[inside] = mixed.astype(pixels.dtype)
 
 
-def _fill_group(pixels: np.ndarray, unknown: np.ndarray, white: float, model: Model) -> np.ndarray:
+def _fill_group(light: np.ndarray, unknown: np.ndarray, model: Model) -> np.ndarray:
     """Fill what is unknown in a window.
 
     Args:
-        pixels: (h, w, C).
+        light: (h, w, C) float32 in [0, 1].
         unknown: (h, w) bool.
-        white: Value of white in `pixels`.
         model: What fills.
 
     Returns:
         (h, w, C) float32 in [0, 1].
     """
-    light = pixels.astype(np.float32) / np.float32(white)
     channels = light.shape[2]
     filled = _fill(np.repeat(light, 3, 2) if channels == 1 else light, unknown, model)
     if not np.isfinite(filled).all():

@@ -43,19 +43,23 @@ def psnr_db(restored: np.ndarray, clean: np.ndarray) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def ssim(restored: np.ndarray, clean: np.ndarray) -> float:
-    """SSIM (Wang et al. 2004): Gaussian window of sigma 1.5, mean over RGB."""
-    return float(
-        structural_similarity(
-            restored,
-            clean,
-            channel_axis=2,
-            data_range=255,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
+def ssim(restored: np.ndarray, clean: np.ndarray, where: np.ndarray | None = None) -> float:
+    """SSIM (Wang et al. 2004): Gaussian window of sigma 1.5, mean over RGB.
+
+    Of the whole picture without its borders or, borders included, of the pixels in `where`, (H, W)
+    bool.
+    """
+    mean, similar = structural_similarity(
+        restored,
+        clean,
+        channel_axis=2,
+        data_range=255,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
     )
+    return float(mean if where is None else similar[where].mean())
 
 
 def gaussian_cases(folder: Path, level: int, limit: int | None) -> Iterator[Case]:

@@ -8,9 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import page
-from evaluate import picture_paths
+from evaluate import picture_paths, psnr_db, ssim
 from PIL import Image
-from skimage.metrics import structural_similarity
 from skimage.restoration import inpaint_biharmonic
 
 from denoiser import catalog
@@ -59,22 +58,6 @@ def draw_hole(shape: Sequence[int], width: str, seed: int) -> np.ndarray:
     return hole.astype(bool)
 
 
-def scores(filled: np.ndarray, clean: np.ndarray, hole: np.ndarray) -> tuple[float, float]:
-    """PSNR in dB and mean SSIM inside the hole."""
-    error = np.mean((filled[hole].astype(np.float64) - clean[hole]) ** 2)
-    _, similar = structural_similarity(
-        filled,
-        clean,
-        channel_axis=2,
-        data_range=255,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        full=True,
-    )
-    return float(10 * np.log10(255**2 / max(error, 1e-9))), float(similar[hole].mean())
-
-
 def evaluate_holes(
     folder: Path, models: Sequence[str], device: str, limit: int | None, out: Path | None
 ) -> None:
@@ -97,7 +80,9 @@ def evaluate_holes(
                 started = time.perf_counter()
                 filled = fill(damaged, hole)
                 seconds = time.perf_counter() - started
-                found[name].append((*scores(filled, clean, hole), seconds))
+                found[name].append(
+                    (psnr_db(filled[hole], clean[hole]), ssim(filled, clean, hole), seconds)
+                )
                 shown.append(filled)
             say(
                 f"{width} {path.stem}  "

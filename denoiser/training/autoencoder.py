@@ -70,8 +70,7 @@ class ConvAutoencoder(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         channels, factor, width = network.channels, network.unshuffle, network.channels[-1]
-        self.factor, self.phases = factor, network.phases
-        self.stride = network.stride
+        self.factor, self.phases, self.stride = factor, network.phases, network.stride
         self.skips, self.hole, self.guided = network.skips, network.hole, network.guided
         self.estimator = NoiseEstimator(network.estimator) if network.estimator else None
         self.head = nn.Conv2d((3 + network.guided) * factor**2, channels[0], 3, padding=1)
