@@ -91,12 +91,12 @@ def evaluate_holes(
             if index < SHEET_ROWS and min(hole.shape) >= SHEET_PX:
                 sheet.append(_row(shown, hole))
         for name, values in found.items():
-            psnr_db, similar, seconds = np.mean(values, 0)
+            mean_db, similar, seconds = np.mean(values, 0)
             rows.append(
                 [
                     f"{width}, {WIDTHS[width][0]}-{WIDTHS[width][1]} px",
                     name,
-                    f"{psnr_db:.2f}",
+                    f"{mean_db:.2f}",
                     f"{similar:.3f}",
                     f"{1000 * seconds:.0f}",
                 ]
