@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from denoiser import catalog, filling, images, masks, restore
+from denoiser import catalog, images, restore
 from denoiser.errors import InputError
 from denoiser.images import Format
 from denoiser.picture import Picture
@@ -171,6 +171,8 @@ class Inpainting(Job):
             InputError: There is no mask, or it does not fit.
             Exception: As `filling.inpaint`.
         """
+        from denoiser import filling, masks  # OpenCV, which denoising need not wait for
+
         (name,), (picture,) = names, pictures
         if self.mask:
             path = self._mask_of(name, self.mask)
