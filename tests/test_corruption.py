@@ -119,6 +119,7 @@ def test_every_kind_leaves_its_input_alone_and_follows_the_seed():
         "quality": (20, 90),
         "factor": (1.5, 2),
         "steps": (Clip(), Speckle(sigma=(0.1, 0.2))),
+        "strength": (0.3, 0.9),
     }
     clean = torch.rand(2, 3, 24, 40)
     before = clean.clone()

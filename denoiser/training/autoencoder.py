@@ -11,6 +11,8 @@ from denoiser.training.recipe import ESTIMATOR_STRIDE, Network
 
 FADE = 10 / 255
 """Noise level in [0, 1] units below which a network with an estimator fades its change out."""
+RARE = -4.0
+"""Logit of a defect that a network starts with, where it knows nothing yet."""
 ACTIVATIONS = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
@@ -64,7 +66,8 @@ class ConvAutoencoder(nn.Module):
     restorers' shape, the decoder gets every level of the encoder by additive skips (DRUNet; Zhang
     et al. 2021) and its result is added to the image (DnCNN; Zhang et al. 2017). Without skips the
     code is all that the decoder has. A network that fills holes gets the hole instead of the noise
-    map, and adds its result to a smooth interpolation.
+    map, and adds its result to a smooth interpolation. One that finds defects adds its result to
+    nothing: it is the logit of where they are.
     """
 
     def __init__(self, network: Network) -> None:
@@ -72,6 +75,7 @@ class ConvAutoencoder(nn.Module):
         channels, factor, width = network.channels, network.unshuffle, network.channels[-1]
         self.factor, self.phases, self.stride = factor, network.phases, network.stride
         self.skips, self.hole, self.guided = network.skips, network.hole, network.guided
+        self.detects = network.detects
         self.estimator = NoiseEstimator(network.estimator) if network.estimator else None
         self.head = nn.Conv2d((3 + network.guided) * factor**2, channels[0], 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels)
@@ -94,6 +98,9 @@ class ConvAutoencoder(nn.Module):
         if network.hole:  # starts with the smooth interpolation
             for parameter in self.tail.parameters():
                 nn.init.zeros_(parameter)
+        if network.detects:  # starts with "hardly anywhere" (Lin et al. 2017)
+            assert self.tail.bias is not None
+            nn.init.constant_(self.tail.bias, RARE)
 
     def noise_level(self, image: Tensor, sigma: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Find the noise map to restore with.
@@ -139,7 +146,7 @@ class ConvAutoencoder(nn.Module):
         return F.pixel_shuffle(self.tail(x), self.factor)
 
     def reconstruct(self, image: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Restore, as `forward` does for one phase; also give the code."""
+        """Restore, as `forward` does for one phase; also give the code. Of defects the logits."""
         base = image
         if self.hole and guide is not None:
             base = push_pull(image, (guide < 1).float(), self.stride)
@@ -147,7 +154,7 @@ class ConvAutoencoder(nn.Module):
         restored = self.decode(code, skips).float()
         if self.estimator is not None and guide is not None:
             restored = restored * (guide / FADE).clamp(max=1)  # no noise, no change
-        if self.skips:
+        if self.skips and not self.detects:
             restored = base + restored
         if self.hole and guide is not None:
             restored = torch.where(guide > 0, restored, image)
@@ -163,7 +170,8 @@ class ConvAutoencoder(nn.Module):
                 fills holes 1 in the hole, between 0 and 1 where `image` holds a first guess.
 
         Returns:
-            (N, 3, H, W) float32, not clipped.
+            (N, 3, H, W) float32, not clipped. Of a network that finds defects how likely scratches,
+            dust or either of them cover a pixel, 0-1.
         """
         return self.restore(image, guide)[0]
 
@@ -171,7 +179,8 @@ class ConvAutoencoder(nn.Module):
         """Restore, and also give the estimated noise map, see `forward` and `noise_level`."""
         guide, estimate = self.noise_level(image, guide)
         if self.phases == 1:
-            return self.reconstruct(image, guide)[0], estimate
+            restored, _ = self.reconstruct(image, guide)
+            return torch.sigmoid(restored) if self.detects else restored, estimate
         guide = None if guide is None else split(guide, self.phases)
         return join(self.reconstruct(split(image, self.phases), guide)[0], self.phases), estimate
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoiser.training import camera, filters
+from denoiser.training import camera, filters, holes
 from denoiser.training.draw import Draw, Range
 from denoiser.training.jpeg import YCBCR, compress
 
@@ -328,6 +328,40 @@ class Either(Step):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Defects(Step):
+    """Scratches and dust of scans, bright or dark, soft at the edges, for a network to find.
+
+    Where they are takes the place of the clean crop: 1 under scratches in the first channel, under
+    dust in the second, under either in the third, else 0.
+    """
+
+    kind: str = dataclasses.field(init=False, default="defects")
+    strength: Annotated[Range, (0, 1)]
+    """How much of the picture they hide."""
+    blur_px: Annotated[Range, (0, 4)] = (0.4, 1)
+    """Standard deviation of the Gaussian that softens them."""
+    visible: float = 0.25
+    """What hides less of the picture than that, in the soft edges, is not to be found."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible values."""
+        super().__post_init__()
+        if self.share != 1:
+            raise ValueError("defects have no share: crops without any are drawn among them")
+
+    def apply(self, batch: Batch, draw: Draw) -> Batch:
+        """Paint them over the noisy crops, of one strength and brightness per crop."""
+        sharp = holes.draw_defects(batch.noisy, draw.generator)  # (N, 2, H, W)
+        cover = filters.blur(sharp, draw.uniform(self.blur_px), self.blur_px[1])
+        bright = (draw.uniform((0, 1)) < 0.5).float()
+        colour = torch.lerp(draw.uniform((0, 0.15)), draw.uniform((0.8, 1)), bright)
+        both = cover.amax(1, keepdim=True)
+        noisy = torch.lerp(batch.noisy, colour, draw.uniform(self.strength) * both)
+        clean = (torch.cat([cover, both], 1) > self.visible).to(noisy.dtype)
+        return dataclasses.replace(batch, clean=clean, noisy=noisy)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip(Step):
     """Values clipped to [0, 1], as files of whole numbers have them."""
 
@@ -364,6 +398,7 @@ KINDS: dict[str, type[Step]] = {
         Camera,
         Zoom,
         Either,
+        Defects,
         Clip,
         Grey,
     )

@@ -70,7 +70,7 @@ def export(
     halo = measure_halo(network, pictures)
     low, high = recipe.sigma_range
     metadata = {
-        "task": "inpaint" if network.hole else "denoise",
+        "task": "inpaint" if network.hole else "detect" if network.detects else "denoise",
         "stride": str(network.stride),
         "halo": str(halo),
         "sigma_range": f"{low / 255:.6f} {high / 255:.6f}",
@@ -108,7 +108,9 @@ def to_onnx(network: ConvAutoencoder, metadata: Mapping[str, str]) -> bytes:
     inputs = {"image": torch.zeros(1, 3, side, side)}
     if network.guided:
         inputs["hole" if network.hole else "sigma"] = torch.zeros(1, 1, side, side)
-    outputs = ["restored", "noise"] if network.estimator else ["restored"]
+    outputs = ["cover" if network.detects else "restored"]
+    if network.estimator:
+        outputs.append("noise")
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # the exporter based on torch.export needs onnxscript and cannot say "multiple of 8"

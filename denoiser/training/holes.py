@@ -76,6 +76,21 @@ def draw_holes(batch: Tensor, options: Holes, generator: torch.Generator) -> Ten
     return torch.where(empty, _box(draw, 0.1 * height, 0.1 * width), holes)
 
 
+def draw_defects(batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw scratches and dust, each in three crops of four.
+
+    Args:
+        batch: (N, C, H, W), whose crops get them.
+        generator: Source of randomness, on the device of `batch`.
+
+    Returns:
+        (N, 2, H, W) float32: scratches, dust; 1 where they are, else 0.
+    """
+    draw = Draw(batch, generator)
+    layers = [kind(draw, Holes()) * (draw.uniform((0, 1)) < 0.75) for kind in (_scratches, _specks)]
+    return torch.cat(layers, 1)
+
+
 def cut_out(
     noisy: Tensor, clean: Tensor, hole: Tensor, options: Holes, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:

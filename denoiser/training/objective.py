@@ -29,7 +29,7 @@ class Objective(nn.Module):
             image: (N, 3, H, W) what the network sees.
             sigma: (N, 1, H, W) its noise level, -1 if that is to be estimated; ignored by a network
                 without noise map. For one that fills holes the hole.
-            target: (N, 3, H, W) what it should say.
+            target: (N, 3, H, W) what it should say; of a network that finds defects where they are.
             offset: (N, 3, H, W) how far the target is expected to lie, see `neighbor2neighbor`.
 
         Returns:
@@ -44,6 +44,8 @@ class Objective(nn.Module):
         if self.recipe.network.hole:
             weight = self.recipe.training.gradient_weight
             loss = hole_distance(restored, target, sigma > 0, weight)
+        elif self.recipe.network.detects:
+            loss = F.binary_cross_entropy_with_logits(restored, target)
         else:
             loss = distance(restored, target, image, self.recipe.training.loss)
         if offset is not None:

@@ -35,6 +35,9 @@ class Network:
     """Whether the noise level is an input; without, the network sees the image alone."""
     hole: bool = False
     """Whether it fills holes: where they are is an input instead of the noise level."""
+    detects: bool = False
+    """Whether it finds defects: how likely they cover a pixel is the output, see
+    `corruption.Defects`."""
     code_channels: int = 0
     """Width of the code; 0 is that of the last level."""
     code_activation: str = "linear"
@@ -91,7 +94,8 @@ class Training:
     """Norm to which the gradient is clipped; a few times what an L1 loss has in good health."""
     ema_decay: float = 0.999
     loss: str = "l1"
-    """l1, l2, charbonnier or weighted-l1, see `objective.distance`; holes have their own."""
+    """l1, l2, charbonnier or weighted-l1, see `objective.distance`; holes and defects have
+    their own."""
     gradient_weight: float = 0.0
     """Weight of the error of gradients in a hole, see `objective.hole_distance`."""
     supervision: str = "clean"
@@ -179,6 +183,17 @@ class Recipe:
                     and not network.noise_map
                     and network.phases == 1
                     and not learns_alone
+                )
+            ),
+            "network.detects needs skips and noise_map = false, phases = 1, supervision = 'clean'"
+            " and corruption by defects": (
+                not network.detects
+                or (
+                    network.skips
+                    and not network.guided
+                    and network.phases == 1
+                    and not learns_alone
+                    and any(step.kind == "defects" for step in self.corruption)
                 )
             ),
             "training.supervision must be clean or neighbor2neighbor": training.supervision

@@ -26,6 +26,7 @@ LABELS = (
     {f"psnr_{sigma}_db": f"sigma {sigma}" for sigma in VALIDATION_SIGMAS}
     | {"psnr_own_db": "the recipe's corruption"}
     | {f"psnr_{width}_db": f"{width} holes" for width in VALIDATION_HOLES}
+    | {"found_percent": "defects found, %", "right_percent": "findings that are right, %"}
 )
 COLUMNS = ["step", "megapixels", "loss", "penalty", "rate", "kpx_per_s", *LABELS]
 SHEET_ROWS = 8
@@ -75,7 +76,7 @@ def draw_curves(log: Log, path: Path) -> None:
         if points[column]:
             scores.plot(*zip(*points[column], strict=True), ".-", label=label)
     losses.set(yscale="log", ylabel="training loss", xlabel="megapixels seen")
-    scores.set(ylabel="validation PSNR (dB)", xlabel="megapixels seen")
+    scores.set(ylabel="validation PSNR (dB) or %", xlabel="megapixels seen")
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
@@ -171,6 +172,40 @@ def validate_holes(
     return {
         f"psnr_{width}_db": float(db) for width, db in zip(VALIDATION_HOLES, means, strict=True)
     }
+
+
+def validate_defects(
+    network: ConvAutoencoder,
+    pictures: Sequence[np.ndarray],
+    device: torch.device,
+    folder: Path,
+    corruption: Sequence[Step],
+) -> dict[str, float]:
+    """Measure a network that finds defects on the centres of validation pictures.
+
+    Args:
+        network: What to measure.
+        pictures: (H, W, 3) uint8, not smaller than the network's stride.
+        device: Where to compute.
+        folder: Gets validation.png: with defects, where they are, where they are found;
+            scratches are magenta, dust is cyan.
+        corruption: What paints them, drawn once for each picture.
+
+    Returns:
+        Per cent of the defects' pixels that are found, more likely covered than not, and of the
+        found pixels that are right; 0 where there are none.
+    """
+    rows, counts = [], np.zeros(3)
+    for seed, picture in enumerate(centre(picture, network.stride) for picture in pictures):
+        generator = torch.Generator().manual_seed(seed)
+        target, damaged, sigma = corrupt(to_batch(picture), corruption, generator)
+        likely = restore(network, damaged, sigma, device)
+        there, found = target[:, 2] > 0, likely[:, 2] > 0.5
+        counts += [int(part.sum()) for part in (there & found, there, found)]
+        rows.append([to_uint8(image) for image in (damaged, target, likely)])
+    save_sheet(rows[:SHEET_ROWS], folder / "validation.png")
+    both, there, found = np.maximum(counts, [0, 1, 1])
+    return {"found_percent": 100 * both / there, "right_percent": 100 * both / found}
 
 
 def show(

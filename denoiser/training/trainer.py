@@ -25,7 +25,14 @@ from denoiser.training.holes import cut_out, draw_holes
 from denoiser.training.objective import Objective
 from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
-from denoiser.training.record import Log, draw_curves, show, validate, validate_holes
+from denoiser.training.record import (
+    Log,
+    draw_curves,
+    show,
+    validate,
+    validate_defects,
+    validate_holes,
+)
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 DIVERGED = 10  # a loss this many times the least one so far ends the run
@@ -328,6 +335,9 @@ class Trainer:
             return {}
         if self.recipe.network.hole:
             return validate_holes(self.averaged, pictures, self.device, folder)
+        if self.recipe.network.detects:
+            corruption = self.recipe.corruption
+            return validate_defects(self.averaged, pictures, self.device, folder, corruption)
         return validate(self.averaged, pictures, self.device, folder, self.recipe.corruption)
 
     def _is_finite(self) -> bool:
@@ -359,7 +369,7 @@ class Trainer:
         left = f"{left_s / 60:.0f} min" if left_s > 99 else f"{left_s:.0f} s"
         parts += [f"{speed / 1e3:.0f} kpx/s", f"{left} left"]
         if scores:
-            parts.append(f"PSNR {' / '.join(f'{score:.2f}' for score in scores.values())} dB")
+            parts.append(f"validation {' / '.join(f'{score:.2f}' for score in scores.values())}")
         return "  ".join(parts)
 
 
