@@ -25,7 +25,7 @@ def load_model(
     Args:
         name: "fast", "balanced", "best", a released model (see `denoiser models`), a path to an
             ONNX file, or None for the default: best on a GPU, else balanced.
-        task: "denoise" or "inpaint".
+        task: "denoise", "inpaint" or "detect".
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads, 0 for all cores.
 

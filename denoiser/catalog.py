@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SIZES = ("best", "balanced", "fast")
 """From slow to fast; the best is the default on a GPU only."""
-INPAINT = "inpaint"
+INPAINT, DEFECTS = "inpaint", "defects"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +71,11 @@ def find(name: str | None = None, *, gpu: bool = False, task: str = "denoise") -
     """Find a model's file.
 
     Args:
-        name: "fast", "balanced", "best", "inpaint", a released model's name, a path to an ONNX
-            file, or None for the default.
+        name: "fast", "balanced", "best", "inpaint", "defects", a released model's name, a path to
+            an ONNX file, or None for the default.
         gpu: Whether it will run on a GPU, where the default is the best model rather than the
             balanced one.
-        task: "denoise" or "inpaint": what the default has to do.
+        task: "denoise", "inpaint" or "detect": what the default has to do.
 
     Raises:
         ModelError: There is no such model, or a released one is not what its card says.
@@ -99,7 +99,7 @@ def load(
 
     Args:
         name: As `find` takes it.
-        task: "denoise" or "inpaint".
+        task: "denoise", "inpaint" or "detect".
         device: As `engine.Model` takes it.
         **options: More for `engine.Model`.
 
@@ -123,7 +123,8 @@ def default(known: Sequence[Card], *, gpu: bool = False, task: str = "denoise") 
     Raises:
         ModelError: There are none.
     """
-    for size in [INPAINT] if task == INPAINT else SIZES[0 if gpu else 1 :]:
+    only = {"inpaint": INPAINT, "detect": DEFECTS}.get(task)
+    for size in [only] if only else SIZES[0 if gpu else 1 :]:
         if newest := _newest(size, known):
             return newest
     raise ModelError("no released models: reinstall denoiser")
@@ -131,7 +132,7 @@ def default(known: Sequence[Card], *, gpu: bool = False, task: str = "denoise") 
 
 def _choose(name: str, known: Sequence[Card]) -> Card:
     card = next((card for card in known if card.name == name), None)
-    card = card or (_newest(name, known) if name in (*SIZES, INPAINT) else None)
+    card = card or (_newest(name, known) if name in (*SIZES, INPAINT, DEFECTS) else None)
     if card is None:
         names = ", ".join(card.name for card in known) or "none"
         raise ModelError(f"no model {name!r}; released: {names}; or give a path to an .onnx file")
@@ -139,7 +140,7 @@ def _choose(name: str, known: Sequence[Card]) -> Card:
 
 
 def _newest(size: str, known: Sequence[Card]) -> Card | None:
-    """Find the latest of the models denoise-SIZE-vN, or inpaint-vN."""
+    """Find the latest of the models denoise-SIZE-vN, inpaint-vN or defects-vN."""
     stem = f"denoise-{size}" if size in SIZES else size
     matches = ((re.fullmatch(rf"{stem}-v(\d+)", card.name), card) for card in known)
     versions = {int(match[1]): card for match, card in matches if match}

@@ -69,7 +69,7 @@ class Model:
         """
         self.name = str(source) if isinstance(source, Path) else "model"
         index = _device_index(device)
-        self._threads = threads
+        self.device, self.threads = device, threads
         self.precision = "fp32"
         self.fallback: str | None = None
         """Why no GPU is used although one would have been welcome; None if one is, or none was."""
@@ -149,7 +149,7 @@ class Model:
         runtime = _runtime()
         options = runtime.SessionOptions()
         options.log_severity_level = 4
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self.threads
         try:
             return runtime.InferenceSession(onnx, options, providers=providers)
         except Exception as error:
@@ -188,11 +188,12 @@ class Model:
         outputs = [node.name for node in self._session.get_outputs()]
         if "task" in found:
             allowed = ({"image"}, {"image", "sigma"}, {"image", "hole"})
-            if set(inputs) not in allowed or "restored" not in outputs:
+            result = "cover" if found["task"] == "detect" else "restored"
+            if set(inputs) not in allowed or result not in outputs:
                 raise ModelError(f"{self.name} breaks the model contract: inputs {sorted(inputs)}")
             self._inputs = {name: name for name in inputs}
             estimates = "sigma" in inputs and "noise" in outputs
-            self._outputs = ["restored", "noise"] if estimates else ["restored"]
+            self._outputs = [result, "noise"] if estimates else [result]
             return _parse_contract(self.name, found, tuple(inputs), estimates)
         images = [node for node in inputs.values() if len(node.shape) == 4 and node.shape[1] == 3]
         if len(inputs) != 1 or len(images) != 1 or images[0].type != "tensor(float)":

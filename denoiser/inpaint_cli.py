@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 
@@ -19,6 +19,18 @@ from denoiser.console import (
 from denoiser.errors import ArgumentError, InputError
 from denoiser.plan import lie_within_each_other
 
+if TYPE_CHECKING:
+    from denoiser.defects import Kind
+
+
+def parse_kinds(text: str) -> tuple[str, ...]:
+    """Split `scratches,dust`."""
+    kinds = tuple(text.split(",")) if text else ()
+    for kind in kinds:
+        if kind not in ("scratches", "dust"):
+            raise click.BadParameter(f"{kind!r} is neither scratches nor dust")
+    return kinds
+
 
 def parse_grain(text: str) -> float:
     """Turn `auto` or a share into a share."""
@@ -31,6 +43,18 @@ def parse_grain(text: str) -> float:
     if not 0 <= share <= 1:
         raise click.BadParameter(f"{text} is not in 0-1")
     return share
+
+
+def check_mask_out(mask: Path, source: str, target: str) -> None:
+    """Refuse to write masks among pictures that are read or written.
+
+    Raises:
+        ArgumentError: The mask would replace IN or OUT, or lie among their pictures.
+    """
+    for what, path in (("IN", Path(source)), ("OUT", Path(target))):
+        among = Path(source).is_dir() and lie_within_each_other(mask, path)
+        if among or mask.resolve() == path.resolve():
+            raise ArgumentError(f"--save-mask and {what} lie within each other: keep them apart")
 
 
 def check_mask(name: str, source: str, target: str) -> Path:
@@ -60,6 +84,20 @@ def check_mask(name: str, source: str, target: str) -> Path:
     default="file",
     show_default=True,
     help="alpha: what is transparent in IN is filled, and there is no MASK.",
+)
+@click.option(
+    "--detect",
+    type=parse_kinds,
+    default="",
+    metavar="scratches,dust",
+    help="Find these defects of scans and fill them; there is no MASK.",
+)
+@click.option(
+    "--save-mask",
+    "mask_out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the mask that was used, a PNG, and replace FILE; if IN is a folder, a folder.",
 )
 @click.option("--invert-mask", is_flag=True, help="Fill where the mask is black.")
 @click.option("--soft", is_flag=True, help="Greys of the mask are a soft edge, not cut at half.")
@@ -94,6 +132,8 @@ def check_mask(name: str, source: str, target: str) -> Path:
 def inpaint(
     paths: tuple[str, ...],
     mask_from: Literal["file", "alpha"],
+    detect: "tuple[Kind, ...]",
+    mask_out: Path | None,
     invert_mask: bool,
     soft: bool,
     dilate_px: int,
@@ -126,7 +166,9 @@ def inpaint(
     output. If IN is a folder, so is OUT, and MASK is a picture for all or a folder with one of the
     same stem for each.
     """
-    wanted = 3 if mask_from == "file" else 2
+    if detect and (mask_from == "alpha" or invert_mask):
+        raise ArgumentError("--detect makes the mask: not with --mask alpha or --invert-mask")
+    wanted = 3 if mask_from == "file" and not detect else 2
     if len(paths) != wanted:
         raise ArgumentError(f"give {'IN MASK OUT' if wanted == 3 else 'IN OUT'}")
     source, target = paths[0], paths[-1]
@@ -134,8 +176,10 @@ def inpaint(
     if not is_folder:
         refuse_without_folder(recursive=recursive, fail_fast=fail_fast, report=sheet_path)
     mask = check_mask(paths[1], source, target) if wanted == 3 else None
-    if not mask and feather_px:
+    if mask_from == "alpha" and feather_px:
         raise ArgumentError("--feather would let invisible colours be seen: not with --mask alpha")
+    if mask_out:
+        check_mask_out(mask_out, source, target)
 
     from denoiser import batch, catalog, folder, single
     from denoiser.job import Inpainting
@@ -146,6 +190,9 @@ def inpaint(
         depth=bit_depth,
         strip_metadata=strip_metadata,
         mask=mask,
+        detect=detect,
+        mask_out=mask_out,
+        is_folder=is_folder,
         invert=invert_mask,
         soft=soft,
         dilate_px=dilate_px,

@@ -8,12 +8,14 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from denoiser import catalog, images, restore
-from denoiser.errors import InputError
+from denoiser import catalog, images, load_model, restore
+from denoiser.errors import InputError, OutputError
 from denoiser.images import Format
-from denoiser.picture import Picture
+from denoiser.picture import Picture, as_rgb8
+from denoiser.restore import Progress
 
 if TYPE_CHECKING:
+    from denoiser.defects import Kind
     from denoiser.engine import Model
 
 
@@ -46,7 +48,7 @@ class Job:
         names: Sequence[str],
         pictures: Sequence[Picture],
         model: "Model",
-        progress: restore.Progress | None = None,
+        progress: Progress | None = None,
     ) -> list[dict[str, Any]]:
         """Restore pictures in place.
 
@@ -95,7 +97,7 @@ class Denoising(Job):
         names: Sequence[str],
         pictures: Sequence[Picture],
         model: "Model",
-        progress: restore.Progress | None = None,
+        progress: Progress | None = None,
     ) -> list[dict[str, Any]]:
         """Denoise as one batch.
 
@@ -143,8 +145,13 @@ class Inpainting(Job):
     """Holes filled."""
 
     mask: Path | None = None
-    """A picture for all; or a folder with one for each, of the same stem. None takes what is
-    transparent."""
+    """A picture for all; or a folder with one for each, of the same stem. None takes what `detect`
+    finds or, if that is empty, what is transparent."""
+    detect: "tuple[Kind, ...]" = ()
+    """Defects to find and fill."""
+    mask_out: Path | None = None
+    """Where to write the masks that were used: a PNG, replaced; or, if `is_folder`, a folder."""
+    is_folder: bool = False
     invert: bool = False
     soft: bool = False
     dilate_px: int = 0
@@ -154,8 +161,10 @@ class Inpainting(Job):
     task = "inpaint"
 
     def key(self, name: str) -> str:
-        """Settings, with the mask's checksum in its place."""
-        sha256 = catalog.sha256_of(self._mask_of(name, self.mask)) if self.mask else None
+        """Settings, with the checksum of the mask, or of what finds it, in its place."""
+        mask = self._mask_of(name, self.mask) if self.mask else None
+        mask = catalog.find(task="detect") if self.detect else mask
+        sha256 = catalog.sha256_of(mask) if mask else None
         return json.dumps(json.loads(super().key(name)) | {"mask": sha256}, sort_keys=True)
 
     def restore(
@@ -163,22 +172,62 @@ class Inpainting(Job):
         names: Sequence[str],
         pictures: Sequence[Picture],
         model: "Model",
-        progress: restore.Progress | None = None,
+        progress: Progress | None = None,
     ) -> list[dict[str, Any]]:
         """Fill the hole of one picture; alpha stays unless it is the mask.
 
         Raises:
             InputError: There is no mask, or it does not fit.
+            OutputError: The mask that was used cannot be written.
             Exception: As `filling.inpaint`.
         """
-        from denoiser import filling, masks  # OpenCV, which denoising need not wait for
+        # what needs OpenCV, for which denoising need not wait
+        from denoiser import defects, masks
 
         (name,), (picture,) = names, pictures
         if self.mask:
             path = self._mask_of(name, self.mask)
             mask = masks.from_picture(images.read(path), picture, str(path))
+        elif self.detect:
+            finder = load_model(task="detect", device=model.device, threads=model.threads)
+            found = defects.find_defects(as_rgb8(picture), finder, self.detect)
+            mask = found.astype(np.float32)
         else:
             mask = masks.from_alpha(picture)
+        hole = self.fill(picture, mask, model, progress)
+        if not self.mask and not self.detect:
+            masks.make_opaque(picture, hole)
+        if self.mask_out:
+            self._write_mask(name, hole)
+        report = _facts(picture, model) | {"filled_px": int((hole > 0).sum())}
+        if not report["filled_px"]:
+            reason = "no defect was found" if self.detect else "the mask is empty"
+            report["warnings"].append(f"{reason}: nothing was filled")
+        return [report]
+
+    def fill(
+        self,
+        picture: Picture,
+        mask: np.ndarray,
+        model: "Model",
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Fill a picture's colours in place where a mask says; alpha stays.
+
+        Args:
+            picture: What has a hole.
+            mask: (H, W) float32 in [0, 1], of which the hole is made as the options say.
+            model: What fills.
+            progress: Told the pixels that are done.
+
+        Returns:
+            The hole, (H, W) float32 in [0, 1].
+
+        Raises:
+            Exception: As `filling.inpaint`.
+        """
+        from denoiser import filling, masks
+
         hole = masks.hole_of(mask, invert=self.invert, soft=self.soft, dilate_px=self.dilate_px)
         before = picture.pixels.copy() if picture.mode == "CMYK" else None
         for part in restore.lights(picture.pixels, picture.mode):
@@ -193,12 +242,21 @@ class Inpainting(Job):
             )
         if before is not None:  # ink that became light and ink again may have been rounded
             np.copyto(picture.pixels, before, where=(hole == 0)[..., None])
-        if not self.mask:
-            masks.make_opaque(picture, hole)
-        report = _facts(picture, model) | {"filled_px": int((hole > 0).sum())}
-        if not report["filled_px"]:
-            report["warnings"].append("the mask is empty: nothing was filled")
-        return [report]
+        return hole
+
+    def _write_mask(self, name: str, hole: np.ndarray) -> None:
+        """Write a hole (H, W) as a grey PNG."""
+        assert self.mask_out
+        path = self.mask_out
+        if self.is_folder:
+            path = path / Path(name).with_suffix(".png")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot make {path.parent}: {error.strerror}") from error
+        grey = np.rint(255 * hole).astype(np.uint8)[..., None]
+        png = next(known for known in images.FORMATS if known.name == "PNG")
+        images.write(Picture(grey, "L", "PNG"), path, png, overwrite=True)
 
     @staticmethod
     def _mask_of(name: str, mask: Path) -> Path:

@@ -36,6 +36,7 @@ def tiny_onnx(
     halo: int = 8,
     metadata: bool = True,
     outputs: tuple[str, ...] = ("restored",),
+    task: str = "",
 ) -> bytes:
     """A model that returns its image, or what `nodes` make of it."""
     channels = {"image": 3, "sigma": 1, "hole": 1}
@@ -57,7 +58,7 @@ def tiny_onnx(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if metadata:
         properties = {
-            "task": "inpaint" if "hole" in inputs else "denoise",
+            "task": task or ("inpaint" if "hole" in inputs else "denoise"),
             "stride": str(stride),
             "halo": str(halo),
             "sigma_range": "0 1",

@@ -6,10 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import filling_onnx
+from conftest import filling_onnx, tiny_onnx
 from PIL import Image
 
-from denoiser import masks
+from denoiser import job, masks
+from denoiser.engine import Model
 
 
 @pytest.fixture
@@ -174,3 +175,49 @@ def test_masks_inside_the_pictures_are_refused(run_inpaint, mask, tmp_path):
     assert result.code == 1 and "not with --mask alpha" in result.err
     result = run_inpaint("-r", tmp_path / "a.png", mask, tmp_path / "b.png")
     assert result.code == 1 and "--recursive: IN is no folder" in result.err
+
+
+@pytest.fixture
+def red_is_a_scratch(monkeypatch) -> None:
+    """Let the released detector take red for scratches and green for dust."""
+    onnx = tiny_onnx(task="detect", inputs=("image",), outputs=("cover",))
+    monkeypatch.setattr(job, "load_model", lambda **_: Model(onnx, device="cpu"))
+
+
+def test_defects_are_found_filled_and_their_mask_is_written(
+    run_inpaint, red_is_a_scratch, tmp_path
+):
+    pixels = np.full((120, 160, 3), 20, np.uint8)
+    pixels[50:54, 70:75] = (20, 255, 255)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
+    options = ("--detect", "scratches,dust", "--save-mask")
+    command = (*options, tmp_path / "mask.png", tmp_path / "in" / "a.png", tmp_path / "out.png")
+    result = run_inpaint(*command)
+    assert result.code == 0, result.err
+    mask = np.asarray(Image.open(tmp_path / "mask.png")) > 0
+    assert mask[50:54, 70:75].all() and mask.sum() < 100
+    found = np.asarray(Image.open(tmp_path / "out.png"))
+    assert (found[mask] == 64).all() and (found[~mask] == 20).all()
+    result = run_inpaint(*options, tmp_path / "masks", tmp_path / "in", tmp_path / "out")
+    assert result.code == 0, result.err
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks" / "a.png")) > 0, mask)
+    dust = ("--overwrite", "--detect", "scratches", tmp_path / "in" / "a.png", tmp_path / "o.png")
+    assert "no defect was found: nothing was filled" in run_inpaint(*dust).err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--detect", "hair"], "neither scratches nor dust"),
+        (["--detect", "dust", "--mask", "alpha"], "not with --mask alpha"),
+        (["--detect", "dust", "--invert-mask"], "not with --mask alpha or --invert-mask"),
+        (["--detect", "dust", "--save-mask", "in.png"], "--save-mask and IN"),
+        (["--detect", "dust", "--save-mask", "out.png"], "--save-mask and OUT"),
+    ],
+)
+def test_detection_is_asked_for_in_one_way(run_inpaint, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 48)).save("in.png")
+    result = run_inpaint(*options, "in.png", "out.png")
+    assert result.code == 1 and words in result.err
