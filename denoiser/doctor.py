@@ -84,3 +84,11 @@ def doctor(
             click.echo(f"{name}: does not work: {error}")
             if require_gpu:
                 raise
+
+
+@denoiser.command()
+def pipe() -> None:
+    """Restore pixels for an editor, see docs/pipe.md: requests on stdin, answers on stdout."""
+    from denoiser.pipe import serve_standard_streams
+
+    serve_standard_streams()

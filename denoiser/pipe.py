@@ -1,0 +1,245 @@
+"""The engine on a pipe, for editors: docs/pipe.md describes the protocol."""
+
+import dataclasses
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from denoiser import __version__, load_model
+from denoiser.errors import ArgumentError, DenoiserError
+from denoiser.job import Denoising, Inpainting
+from denoiser.picture import Picture
+from denoiser.restore import Progress
+
+PROTOCOL = 1
+CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+TYPES = {"uint8": "u1", "uint16": "<u2", "float32": "<f4"}
+LARGEST_PX = 300_000_000
+BAND_BYTES = 1 << 22
+PROGRESS_S = 0.1
+"""Least time between two lines of progress."""
+
+
+class _Superseded(Exception):
+    """A newer request came while this one was worked on."""
+
+
+class _End(Exception):
+    """Standard input has ended."""
+
+
+@dataclasses.dataclass
+class _Request:
+    number: int
+    header: dict[str, Any]
+    pixels: np.ndarray
+    """(H, W, C)."""
+    mask: np.ndarray | None
+    """(H, W) uint8, of inpainting."""
+
+
+class _Client:
+    """Whoever sits at the other end: a thread listens, so that its going away is noticed."""
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        self._source, self._sink = source, sink
+        self._requests: queue.SimpleQueue[_Request | Exception] = queue.SimpleQueue()
+        self.newest = 0
+        """Number of the last request, or `cancel`, that has begun to arrive."""
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def next(self) -> _Request:
+        """Wait for a request.
+
+        Raises:
+            ArgumentError: It makes no sense, and neither does what follows.
+        """
+        request = self._requests.get()
+        if isinstance(request, Exception):
+            raise request
+        return request
+
+    def tell(self, line: dict[str, Any]) -> None:
+        """Send a line."""
+        self._sink.write(json.dumps(line).encode() + b"\n")
+        self._sink.flush()
+
+    def send(self, values: np.ndarray) -> None:
+        """Send raw values, rows in order, in bands so that no second copy is held."""
+        rows = max(1, BAND_BYTES // max(1, values[:1].nbytes))
+        for start in range(0, len(values), rows):
+            self._sink.write(np.ascontiguousarray(values[start : start + rows]).data)
+        self._sink.flush()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                line = self._source.readline()
+                if not line:
+                    raise _End
+                header = _parse(line)
+                self.newest += 1
+                if header["task"] != "cancel":
+                    self._requests.put(self._receive(self.newest, header))
+        except _End:
+            os._exit(0)  # nobody is left to answer, and the main thread may be computing
+        except Exception as error:
+            self._requests.put(error)
+
+    def _receive(self, number: int, header: dict[str, Any]) -> _Request:
+        """Read the pixels, and the mask, that follow a header."""
+        height, width, mode = header["height"], header["width"], header["mode"]
+        pixels = np.empty((height, width, CHANNELS[mode]), TYPES[header["type"]])
+        mask = np.empty((height, width), np.uint8) if header["task"] == "inpaint" else None
+        for values in (pixels, mask):
+            if values is not None:
+                self._fill(values.data.cast("B"))
+        return _Request(number, header, pixels, mask)
+
+    def _fill(self, target: memoryview) -> None:
+        while target.nbytes:
+            count = self._source.readinto(target)  # type: ignore[attr-defined]
+            if not count:
+                raise _End
+            target = target[count:]
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Read a header.
+
+    Raises:
+        ArgumentError: What follows it cannot be read without what is missing.
+    """
+    try:
+        header: dict[str, Any] = json.loads(line)
+        if header["task"] == "cancel":
+            return header
+        sides = (header["width"], header["height"])
+        if not all(type(side) is int and side > 0 for side in sides):
+            raise ValueError("width and height must be positive whole numbers")
+        if sides[0] * sides[1] > LARGEST_PX:
+            raise ValueError("more than 300 megapixels")
+        for key, known in (("mode", CHANNELS), ("type", TYPES), ("task", ("denoise", "inpaint"))):
+            if header[key] not in known:
+                raise ValueError(f"{key} must be one of {', '.join(known)}")
+        return header
+    except (ValueError, TypeError, KeyError) as error:
+        problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ArgumentError(f"bad request: {problem}") from error
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer requests until `source` ends, which ends the process at once.
+
+    Args:
+        source: Requests: a line of JSON, then raw pixels.
+        sink: Answers: lines of JSON, the last of them followed by raw pixels.
+
+    Raises:
+        ArgumentError: A request makes no sense; its sender was told.
+    """
+    client = _Client(source, sink)
+    client.tell({"protocol": PROTOCOL, "denoiser": __version__})
+    while True:
+        try:
+            request = client.next()
+        except ArgumentError as error:
+            client.tell({"error": str(error)})
+            raise
+        _answer(client, request)
+
+
+def _answer(client: _Client, request: _Request) -> None:
+    """Restore what is asked and send it, or say why not."""
+    reply = {"id": request.header.get("id")}
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if client.newest > request.number:
+            raise _Superseded
+        if time.monotonic() - told > PROGRESS_S:
+            told = time.monotonic()
+            client.tell(reply | {"progress": round(done / total, 4)})
+
+    try:
+        result, report = _restore(request, progress)
+    except _Superseded:
+        client.tell(reply | {"cancelled": True})
+    except (DenoiserError, MemoryError) as error:
+        client.tell(reply | {"error": str(error) or "not enough memory"})
+    except Exception as error:  # the editor shall say more than "the engine died"
+        traceback.print_exc()
+        client.tell(reply | {"error": f"internal error: {error!r}"})
+    else:
+        client.tell(reply | {"done": True} | report)
+        for values in result:
+            client.send(values)
+
+
+def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Do what is asked; the pixels to send back, and what is to be told of them."""
+    header, pixels = request.header, request.pixels
+    progress(0, 1)
+    picture = Picture(pixels, header["mode"], "PNG")
+    model = load_model(
+        header.get("model"), task=header["task"], device=header.get("device", "auto")
+    )
+    kept = _kept(header, pixels.shape)
+    if request.mask is None:
+        sigma = header.get("sigma", "auto")
+        denoising = Denoising(
+            sigma="auto" if sigma == "auto" else _number(header, "sigma", 0) / 255,
+            strength=_number(header, "strength", 1),
+        )
+        report = denoising.restore([""], [picture], model, progress)[0]
+        return [pixels[kept]], report
+    inpainting = Inpainting(
+        dilate_px=int(_number(header, "grow", 0)),
+        feather_px=_number(header, "feather", 0),
+        grain_share=_number(header, "grain", 1),
+    )
+    hole = inpainting.fill(picture, request.mask / np.float32(255), model, progress)
+    if not hole.any():
+        raise ArgumentError("the mask is empty: nothing is to be filled")
+    changed = np.where(hole[kept] > 0, 255, 0).astype(np.uint8)
+    report = {"model": model.contract.name, "provider": model.provider}
+    return [pixels[kept], changed], report | {"gpu_not_used": model.fallback}
+
+
+def _number(header: dict[str, Any], key: str, default: float) -> float:
+    value = header.get(key, default)
+    if type(value) not in (int, float) or not 0 <= value < 1e6:
+        raise ArgumentError(f"{key} must be a number that is not negative, not {value!r}")
+    return float(value)
+
+
+def _kept(header: dict[str, Any], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns that are to be sent back."""
+    keep = header.get("keep", [0, 0, shape[1], shape[0]])
+    fits = isinstance(keep, list) and len(keep) == 4 and all(type(n) is int for n in keep)
+    if not fits or min(keep) < 0 or keep[0] + keep[2] > shape[1] or keep[1] + keep[3] > shape[0]:
+        raise ArgumentError("keep must be [left, top, width, height], inside the picture")
+    left, top, width, height = keep
+    return slice(top, top + height), slice(left, left + width)
+
+
+def serve_standard_streams() -> None:
+    """Serve on standard input and output; whatever else prints goes to standard error.
+
+    Raises:
+        ArgumentError: As `serve`.
+    """
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        serve(sys.stdin.buffer, sink)
+    except BrokenPipeError:
+        os._exit(0)  # nobody reads the answers

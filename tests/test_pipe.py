@@ -1,0 +1,166 @@
+"""The engine on a pipe, as an editor uses it."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import filling_onnx, minus_sigma_onnx
+
+import denoiser
+from denoiser.pipe import PROTOCOL
+
+
+class Client:
+    """The engine as a child process."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "denoiser", "pipe"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self.hello = self.line()
+
+    def line(self) -> dict[str, Any]:
+        return json.loads(self.process.stdout.readline())
+
+    def send(self, header: dict, *arrays: np.ndarray) -> None:
+        self.process.stdin.write(json.dumps(header).encode() + b"\n")
+        for array in arrays:
+            self.process.stdin.write(array.tobytes())
+        self.process.stdin.flush()
+
+    def ask(self, pixels: np.ndarray, *mask: np.ndarray, **header: Any) -> dict[str, Any]:
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
+        shape = {"width": pixels.shape[1], "height": pixels.shape[0]}
+        defaults = {"task": "denoise", "mode": mode, "type": pixels.dtype.name, "device": "cpu"}
+        self.send(defaults | shape | header, pixels, *mask)
+        while "progress" in (answer := self.line()):
+            assert 0 <= answer["progress"] <= 1
+        return answer
+
+    def read(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return np.frombuffer(self.process.stdout.read(count), dtype).reshape(shape)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Client]:
+    client = Client()
+    yield client
+    client.process.communicate()  # closes its standard input
+    assert client.process.returncode == 0
+
+
+def test_it_says_who_it_is(engine):
+    assert engine.hello == {"protocol": PROTOCOL, "denoiser": denoiser.__version__}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_pixels_are_those_of_the_library(engine, photo, dtype):
+    scale = {"uint8": 1, "uint16": 257, "float32": 1 / 255}[dtype]
+    pixels = (photo[:64, :80].astype(float) * scale).astype(dtype)
+    answer = engine.ask(pixels, model="fast", id=7)
+    assert answer["id"] == 7 and answer["done"] and answer["sigma_estimated"]
+    restored = engine.read(pixels.shape, dtype)
+    np.testing.assert_array_equal(restored, denoiser.denoise(pixels, model="fast"))
+
+
+def test_options_reach_the_model(engine, tmp_path, rng):
+    path = tmp_path / "minus.onnx"
+    path.write_bytes(minus_sigma_onnx())
+    pixels = rng.integers(60, 255, (40, 30, 4), np.uint8)
+    answer = engine.ask(pixels, model=str(path), sigma=20, strength=0.5, keep=[3, 5, 20, 30])
+    assert answer["sigma"] == 20 and answer["model"] == "tiny"
+    expected = pixels.copy()
+    expected[..., :3] -= 10
+    np.testing.assert_array_equal(engine.read((30, 20, 4), np.uint8), expected[5:35, 3:23])
+
+
+def test_holes_are_filled_and_told(engine, tmp_path, rng):
+    path = tmp_path / "quarter.onnx"
+    path.write_bytes(filling_onnx(0.25))
+    pixels = rng.integers(100, 255, (80, 90, 2), np.uint8)
+    mask = np.zeros((80, 90), np.uint8)
+    mask[30:40, 20:50] = 255
+    answer = engine.ask(pixels, mask, task="inpaint", model=str(path), grow=2, grain=0)
+    assert answer["done"]
+    filled, changed = engine.read(pixels.shape, np.uint8), engine.read(mask.shape, np.uint8)
+    assert set(np.unique(changed)) == {0, 255} and (changed[28:42, 20:50] == 255).all()
+    np.testing.assert_array_equal(filled[..., 1], pixels[..., 1])
+    np.testing.assert_array_equal(filled[..., 0], np.where(changed > 0, 64, pixels[..., 0]))
+    answer = engine.ask(pixels, np.zeros_like(mask), task="inpaint", model=str(path))
+    assert "the mask is empty" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "none"}, "no model 'none'"),
+        ({"sigma": "much"}, "sigma must be a number"),
+        ({"strength": 2}, "strength must lie in 0-1"),
+        ({"keep": [0, 0, 99, 1]}, "keep must be"),
+        ({"device": "abacus"}, "abacus"),
+    ],
+)
+def test_errors_are_told_and_the_engine_goes_on(engine, options, words):
+    pixels = np.full((16, 16, 1), 128, np.uint8)
+    assert words in engine.ask(pixels, **{"model": "fast"} | options)["error"]
+    assert engine.ask(pixels, model="fast")["done"]
+    engine.read(pixels.shape, np.uint8)
+
+
+def test_a_newer_request_ends_the_one_before(engine, rng):
+    large = rng.integers(0, 255, (3000, 3000, 3), np.uint8)
+    header = {"task": "denoise", "mode": "RGB", "type": "uint8", "width": 3000, "height": 3000}
+    engine.send(header | {"id": "old"}, large)
+    assert engine.line()["progress"] >= 0
+    answer = engine.ask(large[:32, :32], id="new", model="fast")
+    assert answer == {"id": "old", "cancelled": True}
+    assert engine.line()["id"] == "new" and engine.read((32, 32, 3), np.uint8).size
+    engine.send(header | {"id": "old"}, large)
+    assert engine.line()["progress"] >= 0
+    engine.send({"task": "cancel"})
+    while "progress" in (answer := engine.line()):
+        pass
+    assert answer == {"id": "old", "cancelled": True}
+
+
+def test_the_end_of_standard_input_ends_it_in_the_midst_of_work(rng):
+    client = Client()
+    large = rng.integers(0, 255, (3000, 3000, 3), np.uint8)
+    header = {"task": "denoise", "mode": "RGB", "type": "uint8", "width": 3000, "height": 3000}
+    client.send(header, large)
+    client.line()
+    closed = time.monotonic()
+    client.process.communicate()
+    assert client.process.returncode == 0
+    assert time.monotonic() - closed < 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("nonsense", "bad request"),
+        ('{"task": "denoise", "width": 4, "height": 4, "type": "uint8"}', "lacks 'mode'"),
+        ('{"task": "paint", "width": 4, "height": 4, "mode": "L", "type": "uint8"}', "task"),
+        ('{"task": "denoise", "width": -4, "height": 4, "mode": "L", "type": "uint8"}', "width"),
+        ('{"task": "denoise", "width": 1e9, "height": 9, "mode": "L", "type": "uint8"}', "whole"),
+        ('{"task": "denoise", "width": 99999, "height": 99999}', "300 megapixels"),
+        ("[]", "bad request"),
+    ],
+)
+def test_what_cannot_be_read_ends_it(line, words):
+    client = Client()
+    client.process.stdin.write(line.encode() + b"\n")
+    client.process.stdin.flush()
+    assert words in client.line()["error"]
+    error = client.process.communicate()[1].decode()
+    assert client.process.returncode == 1 and error.startswith("error: bad request")
+    assert "Traceback" not in error
