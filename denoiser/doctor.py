@@ -7,7 +7,7 @@ import click
 
 from denoiser import __version__
 from denoiser.console import device_options, with_options
-from denoiser.errors import DeviceError
+from denoiser.errors import DeviceError, InputError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,17 +51,23 @@ def doctor(
     model: str | None,
     verbose: bool,
 ) -> None:
-    """Run one inference on each device and say which really ran and what is missing."""
+    """Run one inference on each device, say which really ran and what is missing, in GIMP too."""
     import platform
 
     import numpy as np
 
     from denoiser import catalog, engine
+    from denoiser import gimp as plug_in
 
     click.echo(f"denoiser {__version__}, Python {platform.python_version()}, {platform.platform()}")
     click.echo(f"onnxruntime {engine.runtime_version()}")
     if problem := engine.distribution_problem():
         click.echo(f"problem: {problem}")
+    try:
+        for profile in plug_in.profiles():
+            click.echo(f"GIMP plug-in: {profile.plug_in}: {profile.state}")
+    except InputError as error:
+        click.echo(f"GIMP plug-in: {error}")
     side = 512
     image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
     for name in dict.fromkeys(["cpu", "cuda" if device == "auto" else device]):
@@ -92,3 +98,38 @@ def pipe() -> None:
     from denoiser.pipe import serve_standard_streams
 
     serve_standard_streams()
+
+
+@denoiser.group()
+def gimp() -> None:
+    """Put the plug-in into GIMP 3, or take it out."""
+
+
+@gimp.command()
+def install() -> None:
+    """Install the plug-in in every GIMP 3 that was ever started, or renew it."""
+    from denoiser import gimp
+
+    for profile in gimp.profiles():
+        gimp.install(profile)
+        click.echo(f"{profile.plug_in}: installed")
+    click.echo("Restart GIMP, then see Filters > Enhance > Denoise and Inpaint Selection.")
+
+
+@gimp.command()
+def uninstall() -> None:
+    """Remove the plug-in from every GIMP 3."""
+    from denoiser import gimp
+
+    for profile in gimp.profiles():
+        done = "removed: restart GIMP" if gimp.uninstall(profile) else "it was not installed"
+        click.echo(f"{profile.plug_in}: {done}")
+
+
+@gimp.command()
+def status() -> None:
+    """Say where the plug-in is installed."""
+    from denoiser import gimp
+
+    for profile in gimp.profiles():
+        click.echo(f"{profile.plug_in}: {profile.state}")

@@ -200,7 +200,7 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
             strength=_number(header, "strength", 1),
         )
         report = denoising.restore([""], [picture], model, progress)[0]
-        return [pixels[kept]], report
+        return [pixels[kept]], report | _size(pixels[kept])
     inpainting = Inpainting(
         dilate_px=int(_number(header, "grow", 0)),
         feather_px=_number(header, "feather", 0),
@@ -211,7 +211,12 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
         raise ArgumentError("the mask is empty: nothing is to be filled")
     changed = np.where(hole[kept] > 0, 255, 0).astype(np.uint8)
     report = {"model": model.contract.name, "provider": model.provider}
-    return [pixels[kept], changed], report | {"gpu_not_used": model.fallback}
+    report |= {"gpu_not_used": model.fallback}
+    return [pixels[kept], changed], report | _size(changed)
+
+
+def _size(pixels: np.ndarray) -> dict[str, int]:
+    return {"width": pixels.shape[1], "height": pixels.shape[0]}
 
 
 def _number(header: dict[str, Any], key: str, default: float) -> float:

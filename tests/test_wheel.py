@@ -14,6 +14,7 @@ def test_the_wheel_ships_models_and_no_tests(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     models = [path.stem for path in (SHIPPED / "models").glob("*.onnx")]
     assert len(models) > 2
+    assert "denoiser/plugins/gimp/denoise/denoise.py" in names
     for model in models:
         assert {f"denoiser/models/{model}.onnx", f"denoiser/models/{model}.toml"} <= names
     assert "denoiser/cli.py" in names and not any("tests" in name for name in names)

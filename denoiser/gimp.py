@@ -1,0 +1,122 @@
+"""The GIMP plug-in: where GIMP keeps its plug-ins, and putting ours there."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from denoiser import __version__, catalog
+from denoiser.errors import InputError, OutputError
+
+NAME = "denoise"
+SETTINGS = "engine.json"
+"""Beside the plug-in: how to start the engine, and which models there are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """A folder in which a version of GIMP 3 keeps a person's settings."""
+
+    folder: Path
+
+    @property
+    def plug_in(self) -> Path:
+        """Where the plug-in belongs: GIMP wants folder and file of the same name."""
+        return self.folder / "plug-ins" / NAME
+
+    @property
+    def state(self) -> str:
+        """What is there, in words."""
+        script = self.plug_in / f"{NAME}.py"
+        if not script.is_file():
+            return "not installed"
+        try:
+            settings = json.loads((self.plug_in / SETTINGS).read_text(encoding="utf-8"))
+            python, version = settings["command"][0], settings["version"]
+        except (OSError, ValueError, KeyError, IndexError, TypeError):
+            return "damaged: run `denoiser gimp install`"
+        if not Path(python).exists():
+            return f"broken, {python} is gone: run `denoiser gimp install`"
+        if version != __version__ or script.read_bytes() != (source() / script.name).read_bytes():
+            return f"of another version, {version}: run `denoiser gimp install`"
+        return f"installed, runs {python}"
+
+
+def source() -> Path:
+    """Folder of the plug-in: inside an installed package, beside it in a checkout."""
+    inside = Path(__file__).parent / "plugins"
+    outside = Path(__file__).parent.parent / "plugins"
+    return (inside if inside.is_dir() else outside) / "gimp" / NAME
+
+
+def profiles() -> list[Profile]:
+    """Find the profiles of every GIMP 3 that was ever started, oldest version first.
+
+    `GIMP3_DIRECTORY` names the only one, as it does for GIMP.
+
+    Raises:
+        InputError: There are none.
+    """
+    if named := os.environ.get("GIMP3_DIRECTORY"):
+        return [Profile(Path(named))]
+    if sys.platform == "win32":
+        settings = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+    elif sys.platform == "darwin":
+        settings = Path.home() / "Library" / "Application Support"
+    else:  # Flatpak's GIMP looks there too
+        settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    folder = settings / "GIMP"
+    versions = [path for path in folder.glob("3.*") if re.fullmatch(r"3\.\d+", path.name)]
+    if not versions:
+        raise InputError(f"no GIMP 3 in {folder}: start GIMP once, or set GIMP3_DIRECTORY")
+    return [Profile(path) for path in sorted(versions, key=lambda path: int(path.name[2:]))]
+
+
+def install(profile: Profile) -> None:
+    """Put the plug-in into a profile, or renew it.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    settings = {
+        "version": __version__,
+        "command": [sys.executable, "-P", "-m", "denoiser", "pipe"],
+        "models": _model_names(),
+    }
+    try:
+        shutil.copytree(source(), profile.plug_in, dirs_exist_ok=True, ignore=_no_bytecode)
+        script = profile.plug_in / f"{NAME}.py"
+        script.chmod(0o755)
+        os.utime(script)  # GIMP asks a plug-in anew when its file is
+        (profile.plug_in / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {profile.plug_in}: {error.strerror}") from error
+
+
+def uninstall(profile: Profile) -> bool:
+    """Take the plug-in out of a profile; whether it was there.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
+    if not (profile.plug_in / f"{NAME}.py").exists():
+        return False
+    try:
+        shutil.rmtree(profile.plug_in)
+    except OSError as error:
+        raise OutputError(f"cannot remove {profile.plug_in}: {error.strerror}") from error
+    return True
+
+
+def _no_bytecode(_: object, names: list[str]) -> list[str]:
+    return [name for name in names if name == "__pycache__"]
+
+
+def _model_names() -> list[str]:
+    """Sizes that are released, then the models that denoise by their full names."""
+    names = [card.name for card in catalog.cards() if card.name.startswith("denoise-")]
+    sizes = [size for size in catalog.SIZES if any(f"-{size}-" in name for name in names)]
+    return [*reversed(sizes), *names]

@@ -1,0 +1,525 @@
+#!/usr/bin/env python3
+"""GIMP 3 plug-in: Filters > Enhance > Denoise, and Inpaint Selection.
+
+`denoiser gimp install` puts it into GIMP. Pixels go to the installed denoiser, a child process, and
+come back over pipes (docs/pipe.md), so GIMP's Python needs neither numpy nor onnxruntime.
+"""
+
+import array
+import gettext
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import gi
+
+gi.require_version("Gimp", "3.0")
+gi.require_version("Gegl", "0.4")
+from gi.repository import Babl, Gegl, Gimp, GLib, GObject  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+PROTOCOL = 1
+CONTEXT_PX = 64  # around what is denoised
+HOLE_CONTEXT_PX, CELL_PX = 320, 32  # around a hole, and the grid of denoiser/filling.py
+BAND_BYTES = 1 << 22
+FOREIGN = ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_", "GI_")
+NATIVE = {Gimp.Precision.U8_NON_LINEAR: "u8", Gimp.Precision.U16_NON_LINEAR: "u16"}
+TYPES = {"u8": ("uint8", "B"), "u16": ("uint16", "H"), "float": ("float32", "f")}
+
+_ = gettext.translation("denoise", HERE / "locale", fallback=True).gettext
+
+
+class Problem(Exception):
+    """Something that the person has to know; its text says what to do."""
+
+
+class Death(Problem):
+    """The engine is gone."""
+
+
+class Engine:
+    """The installed denoiser as a child process; it ends when this process does."""
+
+    def __init__(self):
+        """Start it."""
+        self._errors = []
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
+        try:
+            self._process = subprocess.Popen(
+                settings()["command"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError as error:
+            raise Problem(_("denoiser has moved: run `denoiser gimp install` again")) from error
+        threading.Thread(target=self._keep_errors, daemon=True).start()
+
+    def greet(self):
+        """Wait until it is ready."""
+        if self._line().get("protocol") != PROTOCOL:
+            raise Problem(_("this plug-in is of another version: run `denoiser gimp install`"))
+
+    def send(self, header, bands):
+        """Send a request: a header, and the pixels in bands."""
+        try:
+            self._process.stdin.write(json.dumps(header).encode() + b"\n")
+            for band in bands:
+                self._process.stdin.write(band)
+            self._process.stdin.flush()
+        except OSError as error:
+            raise self._death() from error
+
+    def answer(self, progress):
+        """Wait for an answer's header, telling `progress` how far it is, 0-1."""
+        while "progress" in (line := self._line()):
+            progress(line["progress"])
+        if "error" in line:
+            raise Problem(line["error"])
+        return line
+
+    def read(self, count):
+        """Read raw bytes of an answer."""
+        data = self._process.stdout.read(count)
+        if len(data) < count:
+            raise self._death()
+        return data
+
+    def close(self):
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+    def _line(self):
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self._death()
+        return json.loads(line)
+
+    def _keep_errors(self):
+        for line in self._process.stderr:
+            self._errors = [*self._errors[-9:], line.decode(errors="replace").rstrip()]
+
+    def _death(self):
+        self._process.wait()
+        reason = self._errors[-1] if self._errors else _("it said nothing")
+        return Death(_("the denoiser stopped: {}").format(reason))
+
+
+class Picture:
+    """A layer's pixels in a form that the engine takes: as encoded, in the layer's own space."""
+
+    def __init__(self, drawable, kind=None):
+        """Choose the layer's own type if the engine knows it, else float; or `kind`."""
+        kind = kind or NATIVE.get(drawable.get_image().get_precision(), "float")
+        name = ("Y'" if drawable.is_gray() else "R'G'B'") + ("A" if drawable.has_alpha() else "")
+        self.drawable, self.mode = drawable, name.replace("Y'", "L").replace("'", "")
+        self.format = babl_name(f"{name} {kind}", drawable)
+        self.opaque_format = babl_name(f"{name.removesuffix('A')}A {kind}", drawable)
+        self.type, self.code = TYPES[kind]
+        self.bytes_per_px = len(self.mode) * array.array(self.code).itemsize
+
+    def header(self, task, crop, keep, **options):
+        """Compose a request for a crop of which the part `keep` is wanted back."""
+        inside = [keep.x - crop.x, keep.y - crop.y, keep.width, keep.height]
+        size = {"width": crop.width, "height": crop.height, "keep": inside}
+        return {"task": task, "mode": self.mode, "type": self.type} | size | options
+
+    def bands(self, crop):
+        """Read a crop band by band."""
+        buffer = self.drawable.get_buffer()
+        for band in bands_of(crop, self.bytes_per_px):
+            yield buffer.get(band, 1.0, self.format, Gegl.AbyssPolicy.NONE)
+
+    def write(self, engine, buffer, keep):
+        """Put what the engine sends into a buffer, band by band."""
+        for band in bands_of(keep, self.bytes_per_px):
+            size = band.width * band.height * self.bytes_per_px
+            buffer.set(band, self.format, engine.read(size))
+        buffer.flush()
+
+
+def settings():
+    """Read what `denoiser gimp install` wrote: the engine's command and the models."""
+    try:
+        return json.loads((HERE / "engine.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Problem(_("denoiser is not set up: run `denoiser gimp install`")) from error
+
+
+def babl_name(name, drawable):
+    """Name a pixel format in the colour space of a layer."""
+    return Babl.get_name(Babl.format_with_space(name, drawable.get_format()))
+
+
+def bands_of(area, bytes_per_px):
+    """Cut an area into bands of some megabytes."""
+    rows = max(1, BAND_BYTES // (area.width * bytes_per_px))
+    for top in range(0, area.height, rows):
+        height = min(rows, area.height - top)
+        yield Gegl.Rectangle.new(area.x, area.y + top, area.width, height)
+
+
+def around(area, margin, step, drawable):
+    """Grow an area by a margin, up to a grid, as far as the layer goes."""
+    left, top = (max(0, (begin - margin) // step * step) for begin in (area.x, area.y))
+    right = min(drawable.get_width(), -(-(area.x + area.width + margin) // step) * step)
+    bottom = min(drawable.get_height(), -(-(area.y + area.height + margin) // step) * step)
+    return Gegl.Rectangle.new(left, top, right - left, bottom - top)
+
+
+def selected(drawable):
+    """Find the area of a layer in which something is selected."""
+    some, x, y, width, height = drawable.mask_intersect()
+    if not some or not width or not height:
+        raise Problem(_("the selection lies outside the layer"))
+    return Gegl.Rectangle.new(x, y, width, height)
+
+
+def selection_of(drawable, crop):
+    """Read the selection in a crop, a byte for each pixel: 255 where anything is selected."""
+    __, x, y = drawable.get_offsets()
+    place = Gegl.Rectangle.new(crop.x + x, crop.y + y, crop.width, crop.height)
+    selection = drawable.get_image().get_selection().get_buffer()
+    values = selection.get(place, 1.0, "Y u8", Gegl.AbyssPolicy.NONE)
+    return values.translate(bytes([0] + [255] * 255))
+
+
+def denoise_request(config, picture, area):
+    """Compose the request to denoise an area: header, bands."""
+    crop = around(area, CONTEXT_PX, 8, picture.drawable)
+    automatic, model = config.get_property("automatic"), config.get_property("model")
+    options = {
+        "sigma": "auto" if automatic else config.get_property("level"),
+        "strength": config.get_property("strength") / 100,
+        "model": None if model == "default" else model,
+    }
+    return picture.header("denoise", crop, area, **options), picture.bands(crop)
+
+
+def inpaint_request(config, picture, area):
+    """Compose the request to fill what is selected in an area: header, bands."""
+    crop = around(area, HOLE_CONTEXT_PX, CELL_PX, picture.drawable)
+    options = {name: config.get_property(name) for name in ("grow", "feather")}
+    options["grain"] = config.get_property("grain") / 100
+    header = picture.header("inpaint", crop, area, **options)
+    bands = [*picture.bands(crop), selection_of(picture.drawable, crop)]
+    return header, bands
+
+
+def denoise(image, drawable, config, engine):
+    """Denoise what is selected, or the whole layer; the selection's softness counts."""
+    area, picture = selected(drawable), Picture(drawable)
+    engine.send(*denoise_request(config, picture, area))
+    engine.answer(Gimp.progress_update)
+    check(drawable, drawable.get_image())
+    if config.get_property("output") == "new-layer":
+        copy = drawable.copy()
+        copy.set_name(_("{} denoised").format(drawable.get_name()))
+        copy.set_lock_content(False)
+        image.insert_layer(copy, drawable.get_parent(), image.get_item_position(drawable))
+        drawable = copy
+    picture.write(engine, drawable.get_shadow_buffer(), area)
+    merge(drawable, area)
+
+
+def inpaint(image, drawable, config, engine):
+    """Fill what is selected; nothing else changes."""
+    if Gimp.Selection.is_empty(image):
+        raise Problem(_("select what is to be filled first"))
+    picture = Picture(drawable)
+    area = around(selected(drawable), config.get_property("grow"), 1, drawable)
+    engine.send(*inpaint_request(config, picture, area))
+    engine.answer(Gimp.progress_update)
+    pixels = engine.read(area.width * area.height * picture.bytes_per_px)
+    changed = engine.read(area.width * area.height)
+    check(drawable, image)
+    if config.get_property("output") == "new-layer":
+        put_on_new_layer(image, picture, area, pixels, changed)
+        return
+    shadow = drawable.get_shadow_buffer()
+    shadow.set(area, picture.format, pixels)
+    shadow.flush()
+    before = Gimp.Selection.save(image)  # only whole pixels may be merged: no ghosts
+    hole = Gimp.Channel.new(image, "", image.get_width(), image.get_height(), 0, Gegl.Color())
+    image.insert_channel(hole, None, 0)
+    try:
+        __, x, y = drawable.get_offsets()
+        buffer = hole.get_buffer()
+        buffer.clear(buffer.get_extent())
+        place = Gegl.Rectangle.new(area.x + x, area.y + y, area.width, area.height)
+        buffer.set(place, "Y u8", changed)
+        buffer.flush()
+        image.select_item(Gimp.ChannelOps.REPLACE, hole)
+        merge(drawable, area)
+    finally:
+        image.select_item(Gimp.ChannelOps.REPLACE, before)
+        image.remove_channel(before)
+        image.remove_channel(hole)
+
+
+def put_on_new_layer(image, picture, area, pixels, changed):
+    """Put what was filled, and nothing else, on a layer above."""
+    drawable = picture.drawable
+    kind = Gimp.ImageType.GRAYA_IMAGE if drawable.is_gray() else Gimp.ImageType.RGBA_IMAGE
+    layer = Gimp.Layer.new(
+        image, _("Filled"), area.width, area.height, kind, 100, Gimp.LayerMode.NORMAL
+    )
+    __, x, y = drawable.get_offsets()
+    layer.set_offsets(x + area.x, y + area.y)
+    colours = len(picture.mode.removesuffix("A"))
+    values = array.array(picture.code, pixels)
+    whole = array.array(picture.code, bytes(len(changed) * (colours + 1) * values.itemsize))
+    for channel in range(colours):
+        whole[channel :: colours + 1] = values[channel :: len(picture.mode)]
+    opaque = {"B": 1, "H": 257, "f": 1 / 255}[picture.code]
+    whole[colours :: colours + 1] = array.array(picture.code, [v * opaque for v in changed])
+    buffer = layer.get_buffer()
+    everything = Gegl.Rectangle.new(0, 0, area.width, area.height)
+    buffer.set(everything, picture.opaque_format, whole.tobytes())
+    buffer.flush()
+    image.insert_layer(layer, drawable.get_parent(), image.get_item_position(drawable))
+
+
+def check(drawable, image):
+    """Refuse what cannot be written to, before the work and again after it."""
+    if not drawable.is_valid() or drawable.get_image() != image:
+        raise Problem(_("the layer is gone"))
+    if drawable.is_layer_mask() or not drawable.is_layer():
+        raise Problem(_("a mask or channel is chosen: click on a layer's picture and try again"))
+    if drawable.is_group_layer() if hasattr(drawable, "is_group_layer") else drawable.is_group():
+        raise Problem(_("a layer group is chosen: choose a layer in it, or merge it first"))
+    if drawable.is_indexed():
+        raise Problem(_("the picture is indexed: choose Image > Mode > RGB first"))
+    if drawable.get_lock_content():
+        raise Problem(_("the layer's pixels are locked: unlock them first"))
+    if hasattr(drawable, "is_rasterized") and not drawable.is_rasterized():
+        raise Problem(_("the layer is a link or a drawing: rasterize it first"))
+
+
+def merge(drawable, area):
+    """Make what lies in the shadow buffer the layer's, where it is selected, as one undo step."""
+    if not drawable.merge_shadow(True):
+        raise Problem(_("the layer cannot be written to: is it locked?"))
+    drawable.update(area.x, area.y, area.width, area.height)
+
+
+class Preview:
+    """Keeps a dialog's preview up to date; one engine lives as long as the dialog."""
+
+    def __init__(self, widget, drawable, config, request):
+        """Follow a GimpUi.DrawablePreview."""
+        self._widget, self._config, self._request = widget, config, request
+        self._picture, self._number = Picture(drawable, "u8"), 0
+        self._engine = Engine()
+        widget.connect("invalidated", self._ask)
+        config.connect("notify", lambda *_: widget.invalidate())
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def close(self):
+        """Stop."""
+        self._engine.close()
+
+    def _ask(self, widget):
+        if not self._config.get_property("preview"):
+            return
+        x, y = widget.get_position()
+        width, height = widget.get_size()
+        drawable = self._picture.drawable
+        width, height = (
+            min(width, drawable.get_width() - x),
+            min(height, drawable.get_height() - y),
+        )
+        header, bands = self._request(
+            self._config, self._picture, Gegl.Rectangle.new(x, y, width, height)
+        )
+        self._number += 1
+        try:
+            self._engine.send(header | {"id": self._number}, bands)
+        except Death:
+            self._config.set_property("preview", False)
+
+    def _listen(self):
+        try:
+            self._engine.greet()
+            while True:
+                try:
+                    answer = self._engine.answer(lambda share: None)
+                except Death:
+                    raise
+                except Problem:  # nothing to fill in sight
+                    continue
+                if "cancelled" in answer:
+                    continue
+                pixels = answer["width"] * answer["height"]
+                stride = answer["width"] * self._picture.bytes_per_px
+                data = self._engine.read(stride * answer["height"])
+                if self._request is inpaint_request:  # the mask of what changed
+                    self._engine.read(pixels)
+                GLib.idle_add(self._draw, answer["id"], data, stride)
+        except Problem:
+            return
+
+    def _draw(self, number, pixels, stride):
+        if number == self._number:
+            self._widget.draw_buffer(pixels, stride)
+        return GLib.SOURCE_REMOVE
+
+
+def ask(procedure, config, drawable, names, request):
+    """Show a dialog with a preview; whether to go on."""
+    gi.require_version("GimpUi", "3.0")
+    from gi.repository import GimpUi
+
+    GimpUi.init("denoise")
+    dialog = GimpUi.ProcedureDialog.new(procedure, config, procedure.get_menu_label())
+    preview = Preview(dialog.get_drawable_preview("preview", drawable), drawable, config, request)
+    dialog.fill(["preview", *names])
+    try:
+        return dialog.run()
+    finally:
+        preview.close()
+        dialog.destroy()
+
+
+def run(procedure, mode, image, drawables, config, data):
+    """Run a procedure; whatever goes wrong becomes a message."""
+    work, request, names = data
+    engine = None
+    try:
+        if len(drawables) != 1:
+            raise Problem(_("choose one layer"))
+        drawable = drawables[0]
+        check(drawable, image)
+        if mode == Gimp.RunMode.INTERACTIVE and not ask(
+            procedure, config, drawable, names, request
+        ):
+            return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, GLib.Error())
+        Gimp.progress_init(procedure.get_blurb())
+        engine = Engine()
+        engine.greet()
+        image.undo_group_start()
+        try:
+            work(image, drawable, config, engine)
+        finally:
+            image.undo_group_end()
+        Gimp.displays_flush()
+    except Exception as error:  # GIMP would only say "execution error"
+        text = str(error) if isinstance(error, Problem) else repr(error)
+        status = Gimp.PDBStatusType.EXECUTION_ERROR
+        return procedure.new_return_values(status, GLib.Error(f"Denoise: {text}"))
+    finally:
+        if engine:
+            engine.close()
+    return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, GLib.Error())
+
+
+class Denoise(Gimp.PlugIn):
+    """Registers the two procedures."""
+
+    def do_set_i18n(self, name):
+        """Translations are our own."""
+        return False
+
+    def do_query_procedures(self):
+        """Name them."""
+        return ["denoise", "inpaint-selection"]
+
+    def do_create_procedure(self, name):
+        """Describe one of them."""
+        denoises = name == "denoise"
+        names = (
+            ["model", "automatic", "level", "strength"]
+            if denoises
+            else ["grow", "feather", "grain"]
+        )
+        work, request = (denoise, denoise_request) if denoises else (inpaint, inpaint_request)
+        procedure = Gimp.ImageProcedure.new(
+            self, name, Gimp.PDBProcType.PLUGIN, run, (work, request, [*names, "output"])
+        )
+        procedure.set_image_types("*")
+        procedure.set_sensitivity_mask(
+            Gimp.ProcedureSensitivityMask.DRAWABLE | Gimp.ProcedureSensitivityMask.DRAWABLES
+        )
+        procedure.set_attribution("denoiser", "denoiser, Apache-2.0", "2026")
+        procedure.add_menu_path("<Image>/Filters/Enhance")
+        (describe_denoise if denoises else describe_inpaint)(procedure)
+        outputs = Gimp.Choice.new()
+        outputs.add("in-place", 0, _("In place"), "")
+        outputs.add("new-layer", 1, _("On a new layer"), "")
+        flags = GObject.ParamFlags.READWRITE
+        procedure.add_choice_argument(
+            "output", _("_Result"), _("Where the result goes"), outputs, "in-place", flags
+        )
+        procedure.add_boolean_aux_argument(
+            "preview", _("_Preview"), _("Show the result"), True, flags
+        )
+        return procedure
+
+
+def describe_denoise(procedure):
+    """Menu, help and arguments of "Denoise"."""
+    procedure.set_menu_label(_("_Denoise..."))
+    procedure.set_icon_name("gimp-tool-blur")
+    procedure.set_documentation(
+        _("Remove noise"),
+        _("Removes the noise of a layer, or of what is selected in it, by a neural network."),
+        None,
+    )
+    models = Gimp.Choice.new()
+    for index, (name, label) in enumerate(model_names().items()):
+        models.add(name, index, label, "")
+    flags = GObject.ParamFlags.READWRITE
+    procedure.add_choice_argument(
+        "model", _("_Model"), _("Which model restores"), models, "default", flags
+    )
+    procedure.add_boolean_argument(
+        "automatic", _("_Automatic noise level"), _("Find out how noisy each place is"), True, flags
+    )
+    procedure.add_double_argument(
+        "level", _("Noise _level"), _("Standard deviation, 0-255"), 0, 100, 15, flags
+    )
+    procedure.add_double_argument(
+        "strength", _("_Strength"), _("How much of the noise to remove, %"), 0, 100, 100, flags
+    )
+
+
+def describe_inpaint(procedure):
+    """Menu, help and arguments of "Inpaint Selection"."""
+    procedure.set_menu_label(_("_Inpaint Selection..."))
+    procedure.set_icon_name("gimp-tool-heal")
+    procedure.set_documentation(
+        _("Fill the selection"),
+        _(
+            "Fills what is selected from its surroundings, by a neural network: scratches, dust,"
+            " dates, blemishes."
+        ),
+        None,
+    )
+    flags = GObject.ParamFlags.READWRITE
+    procedure.add_int_argument(
+        "grow", _("_Grow"), _("Fill so many pixels more around the selection"), 0, 100, 2, flags
+    )
+    procedure.add_double_argument(
+        "feather", _("_Feather"), _("Blend over so many pixels inside"), 0, 100, 0, flags
+    )
+    procedure.add_double_argument(
+        "grain", _("Gra_in"), _("How much of the noise around to put in, %"), 0, 100, 100, flags
+    )
+
+
+def model_names():
+    """List the models that are installed, by name."""
+    names = {"default": _("Default")}
+    try:
+        return names | {name: name for name in settings()["models"]}
+    except Problem:
+        return names
+
+
+Gimp.main(Denoise.__gtype__, sys.argv)

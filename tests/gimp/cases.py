@@ -1,0 +1,202 @@
+"""Runs inside GIMP: calls the procedures on many kinds of layers, and saves what comes out.
+
+`test_gimp.py` makes the pictures in the folder WORK, and looks at the results there.
+"""
+
+import json
+import os
+import traceback
+from pathlib import Path
+
+import gi
+
+gi.require_version("Gimp", "3.0")
+from gi.repository import Gegl, Gimp, Gio
+
+WORK = os.environ["WORK"]
+BOX = (150, 100, 40, 30)  # x, y, width, height
+results = {}
+
+
+def path(name):
+    return Gio.File.new_for_path(f"{WORK}/{name}")
+
+
+def load(name):
+    return Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, path(name))
+
+
+def save(image, name):
+    Gimp.file_save(Gimp.RunMode.NONINTERACTIVE, image, path(name), None)
+
+
+def call(name, image, drawables, **options):
+    """Run a procedure; "" or what went wrong."""
+    procedure = Gimp.get_pdb().lookup_procedure(name)
+    config = procedure.create_config()
+    config.set_property("run-mode", Gimp.RunMode.NONINTERACTIVE)
+    config.set_property("image", image)
+    config.set_core_object_array("drawables", drawables)
+    for key, value in options.items():
+        config.set_property(key, value)
+    result = procedure.run(config)
+    good = result.index(0) == Gimp.PDBStatusType.SUCCESS
+    return "" if good else Gimp.get_pdb().get_last_error()
+
+
+def pixels(drawable, format=None):
+    buffer = drawable.get_buffer()
+    return buffer.get(buffer.get_extent(), 1.0, format, Gegl.AbyssPolicy.NONE)
+
+
+def select(image):
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, *BOX)
+
+
+def case(function):
+    try:
+        results[function.__name__] = function()
+    except Exception:
+        results[function.__name__] = traceback.format_exc()
+
+
+@case
+def whole_pictures():
+    errors = {}
+    for name in json.loads(os.environ["PICTURES"]):
+        image = load(name)
+        errors[name] = call("denoise", image, image.get_layers(), model="fast")
+        save(image, f"denoised-{name}")
+    return errors
+
+
+@case
+def holes():
+    errors = {}
+    for name in json.loads(os.environ["PICTURES"]):
+        image = load(name)
+        select(image)
+        errors[name] = call("inpaint-selection", image, image.get_layers(), grow=2)
+        untouched = [int(v) for v in Gimp.Selection.bounds(image)[2:]]
+        if untouched != [BOX[0], BOX[1], BOX[0] + BOX[2], BOX[1] + BOX[3]]:
+            errors[name] += f"selection became {untouched}"
+        if image.get_channels():
+            errors[name] += "channels are left"
+        save(image, f"filled-{name}")
+    return errors
+
+
+@case
+def strength_zero_changes_nothing():
+    """Of every precision and mode, the largest difference, in [0, 1] units."""
+    worst = {}
+    precisions = [
+        name
+        for name in dir(Gimp.Precision)
+        if name.endswith(("_LINEAR", "_PERCEPTUAL")) and name[0] in "UHFD"
+    ]
+    some = ["U8_LINEAR", "FLOAT_LINEAR", "HALF_NON_LINEAR"]
+    for name, those in {"rgba8.png": precisions, "rgb8.png": some, "grey8.png": some}.items():
+        for precision in those:
+            image = load(name)
+            if image.get_precision() != getattr(Gimp.Precision, precision):
+                image.convert_precision(getattr(Gimp.Precision, precision))
+            (layer,) = image.get_layers()
+            format = "R'G'B'A float"
+            before = memoryview(pixels(layer, format)).cast("f")
+            error = call("denoise", image, [layer], model="fast", strength=0.0)
+            after = memoryview(pixels(layer, format)).cast("f")
+            difference = max(abs(a - b) for a, b in zip(before, after, strict=True))
+            worst[f"{name} {precision}"] = error or difference
+            image.delete()
+    return worst
+
+
+@case
+def only_the_selection_changes():
+    image = load("rgb8.png")
+    (layer,) = image.get_layers()
+    layer.set_offsets(20, 10)
+    select(image)
+    error = call("denoise", image, [layer], model="fast")
+    layer.set_offsets(0, 0)
+    save(image, "selected.png")
+    return error
+
+
+@case
+def new_layers():
+    errors = {}
+    for name in json.loads(os.environ["PICTURES"]):
+        image = load(name)
+        (layer,) = image.get_layers()
+        before = pixels(layer)
+        select(image)
+        errors[name] = call("inpaint-selection", image, [layer], grow=2, output="new-layer")
+        filled, below = image.get_layers()
+        if pixels(below) != before:
+            errors[name] += "the layer below has changed"
+        if filled.get_width() != BOX[2] + 4:
+            errors[name] += f"the new layer is {filled.get_width()} wide"
+        Gimp.Selection.none(image)
+        save(image, f"layered-{name}")
+        errors[name] += call("denoise", image, [below], model="fast", output="new-layer")
+        if len(image.get_layers()) != 3 or pixels(below) != before:
+            errors[name] += "denoising on a new layer went wrong"
+    return errors
+
+
+@case
+def messages():
+    found = {}
+    image = load("rgb8.png")
+    (layer,) = image.get_layers()
+    before = pixels(layer)
+    found["empty selection"] = call("inpaint-selection", image, [layer])
+    copy = layer.copy()
+    image.insert_layer(copy, None, 0)
+    found["two layers"] = call("denoise", image, [layer, copy])
+    copy.set_lock_content(True)
+    found["locked"] = call("denoise", image, [copy])
+    group = Gimp.GroupLayer.new(image, "group")
+    image.insert_layer(group, None, 0)
+    found["group"] = call("denoise", image, [group])
+    mask = layer.create_mask(Gimp.AddMaskType.WHITE)
+    layer.add_mask(mask)
+    found["mask"] = call("denoise", image, [mask])
+    found["with a mask"] = call("denoise", image, [layer], model="fast", strength=0.0)
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 0, 0, image.get_width(), image.get_height())
+    found["everything"] = call("inpaint-selection", image, [layer])
+    layer.set_offsets(0, 9000)
+    found["outside"] = call("inpaint-selection", image, [layer])
+    found["changed"] = pixels(layer) != before
+    image = load("rgb8.png")
+    image.convert_indexed(0, 0, 16, False, False, "")
+    found["indexed"] = call("denoise", image, image.get_layers())
+    return found
+
+
+@case
+def a_dying_engine():
+    """It greets, and dies with the pixels in its hands."""
+    settings = Path(Gimp.directory(), "plug-ins/denoise/engine.json")
+    good = settings.read_text()
+    found = {}
+    for what, code in {
+        "dies": "print('{\"protocol\": 1}', flush=True); input(); raise SystemExit('boom')",
+        "is old": "print('{\"protocol\": 0}', flush=True); input()",
+        "is gone": None,
+    }.items():
+        command = ["/usr/bin/python3", "-c", code] if code else ["/nowhere"]
+        settings.write_text(json.dumps({"command": command, "models": []}))
+        image = load("rgb8.png")
+        (layer,) = image.get_layers()
+        before = pixels(layer)
+        found[what] = call("denoise", image, [layer])
+        if pixels(layer) != before:
+            found[what] += " and the picture has changed"
+    settings.write_text(good)
+    return found
+
+
+Path(WORK, "results.json").write_text(json.dumps(results, indent=2))

@@ -1,0 +1,181 @@
+"""The plug-in in real GIMP: `make test-gimp`."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from denoiser import gimp as installer
+from denoiser import images
+
+pytestmark = [pytest.mark.gimp, pytest.mark.slow]
+ROOT = os.environ.get("DENOISER_GIMP_ROOT", "")
+HERE = Path(__file__).parent
+BOX = (slice(100, 130), slice(150, 190))
+PICTURES = ("rgb8.png", "rgb16.png", "rgba8.png", "grey8.png", "grey16.png", "icc8.png")
+
+
+def enter(work: Path, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a command in the system that has GIMP."""
+    folders = dict.fromkeys([str(HERE.parent), sys.base_prefix, sys.prefix, str(work)])
+    return subprocess.Popen(
+        [HERE / "gimp" / "enter.sh", ROOT, *folders, "--", *command],
+        env=os.environ | {"GIMP3_DIRECTORY": str(work / "profile")} | (env or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def start_script(work: Path, script: str, **variables: str) -> subprocess.Popen[str]:
+    """Start a script of tests/gimp in GIMP without a window."""
+    settings = [f"{name}={value}" for name, value in ({"WORK": str(work)} | variables).items()]
+    return enter(
+        work,
+        "env",
+        *settings,
+        "gimp-console",
+        "-idf",
+        "--batch-interpreter",
+        "python-fu-eval",
+        "-b",
+        f"exec(open({str(HERE / 'gimp' / script)!r}).read())",
+        "--quit",
+    )
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Path:
+    """A folder with pictures, and a profile of GIMP with the plug-in in it."""
+    if not ROOT:
+        pytest.skip("run by make test-gimp")
+    work = tmp_path_factory.mktemp("gimp")
+    bgr = photo[:256, :320, ::-1]
+    ramp = np.broadcast_to(np.linspace(0, 255, 320, dtype=np.uint8), (256, 320))
+    noise = np.random.default_rng(0).integers(-120, 120, bgr.shape)
+    deep = np.clip(bgr.astype(int) * 257 + noise, 0, 65535).astype(np.uint16)
+    for name, pixels in {
+        "rgb8": bgr,
+        "rgb16": deep,
+        "rgba8": np.dstack([bgr, ramp]),
+        "grey8": bgr[..., 1],
+        "grey16": deep[..., 1],
+    }.items():
+        assert cv2.imwrite(str(work / f"{name}.png"), pixels)
+    own = ImageCms.createProfile("sRGB")
+    profile = ImageCms.ImageCmsProfile(own).tobytes()
+    Image.fromarray(photo[:256, :320]).save(work / "icc8.png", icc_profile=profile)
+    mask = np.zeros((256, 320), np.uint8)
+    mask[BOX] = 255
+    cv2.imwrite(str(work / "mask.png"), mask)
+    installer.install(installer.Profile(work / "profile"))
+    (work / "profile" / "gimprc").write_text(
+        "(show-welcome-dialog no)\n(check-updates no)\n(color-profile-policy keep)\n"
+    )
+    return work
+
+
+@pytest.fixture(scope="module")
+def results(work: Path) -> dict[str, Any]:
+    """What `cases.py` found, inside GIMP."""
+    process = start_script(work, "cases.py", PICTURES=json.dumps(PICTURES))
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return json.loads((work / "results.json").read_text())
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    """Read a picture; black where nothing is seen, as GIMP exports it."""
+    picture = images.read(path)
+    if picture.mode.endswith("A"):
+        picture.pixels[picture.pixels[..., -1] == 0] = 0
+    return picture.pixels
+
+
+def run_command(name: str, *arguments: object) -> None:
+    command = [Path(sys.executable).parent / name, *map(str, arguments)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_whole_pictures_are_those_of_the_command_line(work, results, name):
+    assert results["whole_pictures"][name] == ""
+    run_command("denoise", work / name, work / f"wanted-{name}", "-m", "fast")
+    wanted, found = pixels_of(work / f"wanted-{name}"), pixels_of(work / f"denoised-{name}")
+    assert found.dtype == wanted.dtype
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_holes_are_those_of_the_command_line(work, results, name):
+    assert results["holes"][name] == ""
+    wanted = work / f"wanted-filled-{name}"
+    run_command("inpaint", work / name, work / "mask.png", wanted, "--dilate", 2)
+    np.testing.assert_array_equal(pixels_of(work / f"filled-{name}"), pixels_of(wanted))
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_new_layer_shows_what_in_place_makes(work, results, name):
+    assert results["new_layers"][name] == ""
+    in_place, layered = pixels_of(work / f"filled-{name}"), pixels_of(work / f"layered-{name}")
+    if name == "rgba8.png":  # what is filled is opaque there
+        in_place = in_place[..., :3]
+    error = np.abs(in_place.astype(int) - layered[..., : in_place.shape[2]])
+    assert error.max() <= np.iinfo(in_place.dtype).max / 255  # GIMP mixes the layers
+    assert np.count_nonzero(error) <= 0.05 * error.size
+
+
+def test_strength_zero_changes_nothing_in_any_precision(results):
+    worst = results["strength_zero_changes_nothing"]
+    assert len(worst) == 24 and all(isinstance(value, float) for value in worst.values()), worst
+    assert max(worst.values()) < 2e-6, worst
+
+
+def test_only_the_selection_changes(work, results):
+    assert results["only_the_selection_changes"] == ""
+    before, after = pixels_of(work / "rgb8.png"), pixels_of(work / "selected.png")
+    box = (slice(90, 120), slice(130, 170))  # the layer was moved by 20, 10
+    assert (before[box] != after[box]).any()
+    after[box] = before[box]
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("empty selection", "select what is to be filled"),
+        ("two layers", "choose one layer"),
+        ("locked", "locked"),
+        ("group", "layer group"),
+        ("mask", "mask or channel"),
+        ("with a mask", "^$"),
+        ("everything", "nothing is left to fill it from"),
+        ("outside", "outside the layer"),
+        ("indexed", "Image > Mode > RGB"),
+    ],
+)
+def test_what_cannot_be_done_is_said(results, what, words):
+    assert re.search(words, results["messages"][what]), results["messages"]
+    assert not results["messages"]["changed"]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("dies", "the denoiser stopped: boom"),
+        ("is old", "another version"),
+        ("is gone", "denoiser gimp install"),
+    ],
+)
+def test_an_engine_that_fails_leaves_the_picture(results, what, words):
+    text = results["a_dying_engine"][what]
+    assert words in text and "has changed" not in text

@@ -1,0 +1,92 @@
+"""Putting the plug-in into GIMP's profiles."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from denoiser import __version__, gimp
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A person's settings on Linux, in which GIMP 3.0, 3.2 and 2.10 were started."""
+    monkeypatch.delenv("GIMP3_DIRECTORY", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for version in ("2.10", "3.0", "3.2", "3.10"):
+        (tmp_path / "config" / "GIMP" / version).mkdir(parents=True)
+    return tmp_path
+
+
+def test_every_gimp_3_is_found(home, monkeypatch):
+    assert [profile.folder.name for profile in gimp.profiles()] == ["3.0", "3.2", "3.10"]
+    monkeypatch.setenv("GIMP3_DIRECTORY", str(home / "own"))
+    assert [profile.folder for profile in gimp.profiles()] == [home / "own"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "inside"),
+    [
+        ("win32", "APPDATA", "GIMP/3.0"),
+        ("darwin", "HOME", "Library/Application Support/GIMP/3.0"),
+        ("linux", "HOME", ".config/GIMP/3.0"),
+    ],
+)
+def test_every_platform_has_its_place(tmp_path, monkeypatch, platform, variable, inside):
+    for name in ("GIMP3_DIRECTORY", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setenv(variable, str(tmp_path))
+    (tmp_path / inside).mkdir(parents=True)
+    assert [profile.folder for profile in gimp.profiles()] == [tmp_path / inside]
+
+
+def test_it_is_installed_seen_and_removed(run_denoise, home):
+    def run(what: str) -> str:
+        result = run_denoise("gimp", what, command="denoiser")
+        assert result.code == 0, result.err
+        return result.out
+
+    assert run("status").count("not installed") == 3
+    assert "Restart GIMP" in run("install")
+    folder = home / "config" / "GIMP" / "3.2" / "plug-ins" / "denoise"
+    script, settings = folder / "denoise.py", folder / "engine.json"
+    assert script.stat().st_mode & stat.S_IXUSR and script.read_text().startswith("#!")
+    assert not (home / "config" / "GIMP" / "2.10" / "plug-ins").exists()
+    known = json.loads(settings.read_text())
+    assert known["version"] == __version__ and known["models"][:2] == ["fast", "balanced"]
+    assert run("status").count(f"installed, runs {sys.executable}") == 3
+    assert "GIMP plug-in: " in run_denoise("doctor", "--device", "cpu", command="denoiser").out
+
+    settings.write_text(json.dumps(known | {"command": ["/nowhere/python"]}))
+    assert "broken, /nowhere/python is gone" in run("status")
+    settings.write_text("{")
+    assert "damaged" in run("status")
+    run("install")
+    script.write_text("of yesterday")
+    assert "of another version" in run("status")
+    assert run("uninstall").count("removed") == 3 and not folder.exists()
+    assert run("uninstall").count("it was not installed") == 3
+
+
+def test_without_gimp_it_says_what_to_do(run_denoise, tmp_path, monkeypatch):
+    monkeypatch.delenv("GIMP3_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    result = run_denoise("gimp", "install", command="denoiser")
+    assert result.code == 2 and "start GIMP once" in result.err
+
+
+def test_the_engine_starts_from_the_settings(home):
+    profile = gimp.profiles()[0]
+    gimp.install(profile)
+    settings = json.loads((profile.plug_in / "engine.json").read_text())
+    (home / "denoiser").mkdir()  # a folder of that name where the editor runs does no harm
+    result = subprocess.run(
+        settings["command"], cwd=home, input=b"", capture_output=True, check=True, env=os.environ
+    )
+    assert json.loads(result.stdout)["denoiser"] == __version__
