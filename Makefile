@@ -2,14 +2,18 @@
 PYTHON ?= python3
 ENV := .venv
 TEST_ENV := .venv-test
+SUITE := trixie
 
-.PHONY: demo test check lint format clean
+.PHONY: demo test test-gimp check lint format clean
 
 demo: $(ENV)/.installed  ## install denoiser and clean the sample picture
 	$(ENV)/bin/python scripts/demo.py
 
 test: $(TEST_ENV)/.installed  ## run the whole test suite in its own environment
-	$(TEST_ENV)/bin/pytest
+	$(TEST_ENV)/bin/pytest -m "not gimp"
+
+test-gimp: $(TEST_ENV)/.installed  ## test the plug-in in real GIMP (root, Debian; SUITE=forky: GIMP 3.2)
+	DENOISER_GIMP_ROOT=$$(tests/gimp/chroot.sh $(SUITE)) $(TEST_ENV)/bin/pytest -m gimp tests/test_gimp.py
 
 check: lint  ## what a commit has to pass: linter, types, fast tests
 	$(TEST_ENV)/bin/pytest -q -m "not slow and not gpu and not gimp"

@@ -3,8 +3,12 @@
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +153,10 @@ def test_only_the_selection_changes(work, results):
     np.testing.assert_array_equal(before, after)
 
 
+def test_both_are_in_the_menu(results):
+    assert results["menus"] == [["<Image>/Filters/Enhance"]] * 2
+
+
 @pytest.mark.parametrize(
     ("what", "words"),
     [
@@ -179,3 +187,72 @@ def test_what_cannot_be_done_is_said(results, what, words):
 def test_an_engine_that_fails_leaves_the_picture(results, what, words):
     text = results["a_dying_engine"][what]
     assert words in text and "has changed" not in text
+
+
+@pytest.fixture(scope="module")
+def screens(work: Path) -> dict[str, np.ndarray]:
+    """Screenshots of a person's use of the plug-in, (H, W, 3) uint8 by name."""
+    shutil.copy(HERE.parent / "docs" / "sample" / "noisy.png", work)
+    process = enter(work, "env", f"WORK={work}", "python3", str(HERE / "gimp" / "window.py"))
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return {path.stem: pixels_of(path) for path in work.glob("screen-*.png")}
+
+
+CANVAS = (slice(200, 700), slice(400, 800))
+"""Where the picture is seen on the screen, whatever else is."""
+
+
+def test_the_canvas_shows_the_result_and_one_undo_takes_it_back(screens):
+    before, after, undone = (
+        screens[f"screen-{name}"][CANVAS] for name in ("before", "after", "undone")
+    )
+    assert (before != after).any(2).mean() > 0.9
+    assert roughness(after) < roughness(before) / 3
+    np.testing.assert_array_equal(undone, before)
+
+
+def roughness(pixels: np.ndarray) -> float:
+    return float(np.abs(np.diff(pixels.astype(int), axis=1)).mean())
+
+
+def test_dialogs_show_a_preview(screens):
+    """The preview of denoising is smooth; that of a hole differs from the picture, inside it."""
+    canvas = screens["screen-before"][CANVAS]
+    assert roughness(screens["screen-denoise"][200:390, 470:650]) < roughness(canvas) / 3
+    frame = screens["screen-selected"] != screens["screen-undone"]
+    assert frame[CANVAS].any(2).sum() > 200  # the selection is seen
+    if folder := os.environ.get("DENOISER_SCREENSHOTS"):
+        for name in ("denoise", "inpaint"):
+            path = Path(folder) / f"{name}.png"
+            Image.fromarray(screens[f"screen-{name}"]).quantize(256).save(path, optimize=True)
+
+
+def test_cancelling_stops_the_engine_and_leaves_the_picture(work, photo):
+    """GIMP cancels a plug-in by killing it."""
+    large = np.tile(photo[:, :, ::-1], (8, 8, 1))
+    cv2.imwrite(str(work / "large.png"), large)
+    process = start_script(work, "cancel.py")
+    plug_in = str(work / "profile" / "plug-ins" / "denoise" / "denoise.py")
+    engine = wait_for(lambda: running("denoiser pipe"))
+    time.sleep(3)  # by now it computes
+    (number,) = running(f"{plug_in} -gimp|{plug_in} -run|{plug_in}.*-run")
+    os.kill(number, signal.SIGKILL)
+    killed = time.monotonic()
+    wait_for(lambda: not set(engine) & set(running("denoiser pipe")))
+    assert time.monotonic() - killed < 1
+    output, _ = process.communicate(timeout=200)
+    assert (work / "cancelled.txt").read_text().split()[1] == "unchanged", output
+
+
+def running(pattern: str) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True)
+    return [int(number) for number in found.stdout.split()]
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
+    while not (result := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return result

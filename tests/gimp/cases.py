@@ -147,6 +147,12 @@ def new_layers():
 
 
 @case
+def menus():
+    names = ("denoise", "inpaint-selection")
+    return [Gimp.get_pdb().lookup_procedure(name).get_menu_paths() for name in names]
+
+
+@case
 def messages():
     found = {}
     image = load("rgb8.png")

@@ -16,5 +16,5 @@ while [ "$1" != -- ]; do
     shift
 done
 shift
-exec chroot "$root" env -i HOME=/tmp PATH=/usr/bin:/bin LANG=C.UTF-8 ${DISPLAY:+DISPLAY="$DISPLAY"} \
+exec chroot "$root" env -i HOME=/tmp PATH=/usr/bin:/bin LANG=C.UTF-8 \
     GIMP3_DIRECTORY="$GIMP3_DIRECTORY" "$@"

@@ -18,6 +18,7 @@ import gi
 
 gi.require_version("Gimp", "3.0")
 gi.require_version("Gegl", "0.4")
+gi.require_version("Babl", "0.1")
 from gi.repository import Babl, Gegl, Gimp, GLib, GObject  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -230,8 +231,6 @@ def denoise(image, drawable, config, engine):
 
 def inpaint(image, drawable, config, engine):
     """Fill what is selected; nothing else changes."""
-    if Gimp.Selection.is_empty(image):
-        raise Problem(_("select what is to be filled first"))
     picture = Picture(drawable)
     area = around(selected(drawable), config.get_property("grow"), 1, drawable)
     engine.send(*inpaint_request(config, picture, area))
@@ -377,7 +376,10 @@ def ask(procedure, config, drawable, names, request):
     from gi.repository import GimpUi
 
     GimpUi.init("denoise")
-    dialog = GimpUi.ProcedureDialog.new(procedure, config, procedure.get_menu_label())
+    title = procedure.get_menu_label().replace("_", "").removesuffix("...")
+    dialog = GimpUi.ProcedureDialog.new(procedure, config, title)
+    if "level" in names:
+        dialog.set_sensitive("level", True, config, "automatic", True)
     preview = Preview(dialog.get_drawable_preview("preview", drawable), drawable, config, request)
     dialog.fill(["preview", *names])
     try:
@@ -396,9 +398,10 @@ def run(procedure, mode, image, drawables, config, data):
             raise Problem(_("choose one layer"))
         drawable = drawables[0]
         check(drawable, image)
-        if mode == Gimp.RunMode.INTERACTIVE and not ask(
-            procedure, config, drawable, names, request
-        ):
+        if work is inpaint and Gimp.Selection.is_empty(image):
+            raise Problem(_("select what is to be filled first"))
+        interactive = mode == Gimp.RunMode.INTERACTIVE
+        if interactive and not ask(procedure, config, drawable, names, request):
             return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, GLib.Error())
         Gimp.progress_init(procedure.get_blurb())
         engine = Engine()
@@ -447,14 +450,14 @@ class Denoise(Gimp.PlugIn):
             Gimp.ProcedureSensitivityMask.DRAWABLE | Gimp.ProcedureSensitivityMask.DRAWABLES
         )
         procedure.set_attribution("denoiser", "denoiser, Apache-2.0", "2026")
-        procedure.add_menu_path("<Image>/Filters/Enhance")
         (describe_denoise if denoises else describe_inpaint)(procedure)
+        procedure.add_menu_path("<Image>/Filters/Enhance")
         outputs = Gimp.Choice.new()
         outputs.add("in-place", 0, _("In place"), "")
         outputs.add("new-layer", 1, _("On a new layer"), "")
         flags = GObject.ParamFlags.READWRITE
         procedure.add_choice_argument(
-            "output", _("_Result"), _("Where the result goes"), outputs, "in-place", flags
+            "output", _("Resul_t"), _("Where the result goes"), outputs, "in-place", flags
         )
         procedure.add_boolean_aux_argument(
             "preview", _("_Preview"), _("Show the result"), True, flags
@@ -482,10 +485,10 @@ def describe_denoise(procedure):
         "automatic", _("_Automatic noise level"), _("Find out how noisy each place is"), True, flags
     )
     procedure.add_double_argument(
-        "level", _("Noise _level"), _("Standard deviation, 0-255"), 0, 100, 15, flags
+        "level", _("_Noise level"), _("Standard deviation, 0-255"), 0, 100, 15, flags
     )
     procedure.add_double_argument(
-        "strength", _("_Strength"), _("How much of the noise to remove, %"), 0, 100, 100, flags
+        "strength", _("Stren_gth"), _("How much of the noise to remove, %"), 0, 100, 100, flags
     )
 
 
