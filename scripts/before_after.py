@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from demo import SAMPLE, damage
 from PIL import Image
 
-from demo import SAMPLE, damage
 from denoiser import denoise, inpaint
 
 HEIGHT, WIDTH = 200, 240  # of the crop that is shown

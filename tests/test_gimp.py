@@ -201,6 +201,8 @@ def screens(work: Path) -> dict[str, np.ndarray]:
 
 CANVAS = (slice(200, 700), slice(400, 800))
 """Where the picture is seen on the screen, whatever else is."""
+PREVIEW = (slice(200, 390), slice(470, 650))
+"""Where the dialog shows it."""
 
 
 def test_the_canvas_shows_the_result_and_one_undo_takes_it_back(screens):
@@ -219,7 +221,9 @@ def roughness(pixels: np.ndarray) -> float:
 def test_dialogs_show_a_preview(screens):
     """The preview of denoising is smooth; that of a hole differs from the picture, inside it."""
     canvas = screens["screen-before"][CANVAS]
-    assert roughness(screens["screen-denoise"][200:390, 470:650]) < roughness(canvas) / 3
+    clean, as_it_was = (screens[f"screen-{name}"][PREVIEW] for name in ("denoise", "strength"))
+    assert roughness(clean) < roughness(canvas) / 3
+    assert roughness(as_it_was) > 0.7 * roughness(canvas)  # at strength 0
     frame = screens["screen-selected"] != screens["screen-undone"]
     assert frame[CANVAS].any(2).sum() > 200  # the selection is seen
     if folder := os.environ.get("DENOISER_SCREENSHOTS"):

@@ -1,10 +1,12 @@
 """The engine on a pipe, as an editor uses it."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,3 +166,11 @@ def test_what_cannot_be_read_ends_it(line, words):
     error = client.process.communicate()[1].decode()
     assert client.process.returncode == 1 and error.startswith("error: bad request")
     assert "Traceback" not in error
+
+
+def test_the_documented_example_runs():
+    text = (Path(__file__).parent.parent / "docs" / "pipe.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code += "assert len(pixels) == 64 * 48 and engine.wait() == 0"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -79,6 +79,12 @@ def start():
     yield subprocess.Popen(["gimp", "--no-splash", "--new-instance", WORK / "noisy.png"])
 
 
+def set_strength(percent):
+    """Type into the dialog's field, in the place that it has in the screenshots."""
+    xdo("mousemove", "575", "556", "click", "--repeat", "3", "1", "mousemove", "1275", "895")
+    xdo("type", f"{percent}\t")
+
+
 def main():
     processes = []
     try:
@@ -91,6 +97,9 @@ def main():
         window("Denoise")
         wait_for("the preview's engine", engines)
         settled("denoise")
+        set_strength("0")
+        settled("strength")
+        set_strength("100")
         xdo("key", "Return")
         wait_for("the end of the run", lambda: not engines())
         window("noisy")

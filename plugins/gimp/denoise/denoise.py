@@ -7,6 +7,7 @@ come back over pipes (docs/pipe.md), so GIMP's Python needs neither numpy nor on
 
 import array
 import gettext
+import itertools
 import json
 import os
 import subprocess
@@ -209,8 +210,8 @@ def inpaint_request(config, picture, area):
     options = {name: config.get_property(name) for name in ("grow", "feather")}
     options["grain"] = config.get_property("grain") / 100
     header = picture.header("inpaint", crop, area, **options)
-    bands = [*picture.bands(crop), selection_of(picture.drawable, crop)]
-    return header, bands
+    mask = selection_of(picture.drawable, crop)
+    return header, itertools.chain(picture.bands(crop), [mask])
 
 
 def denoise(image, drawable, config, engine):
