@@ -13,7 +13,7 @@ test: $(TEST_ENV)/.installed  ## run the whole test suite in its own environment
 	$(TEST_ENV)/bin/pytest -m "not gimp"
 
 test-gimp: $(TEST_ENV)/.installed  ## test the plug-in in real GIMP (root, Debian; SUITE=forky: GIMP 3.2)
-	DENOISER_GIMP_ROOT=$$(tests/gimp/chroot.sh $(SUITE)) $(TEST_ENV)/bin/pytest -m gimp tests/test_gimp.py
+	root=$$(tests/gimp/chroot.sh $(SUITE)) && DENOISER_GIMP_ROOT=$$root $(TEST_ENV)/bin/pytest -m gimp tests/test_gimp.py
 
 check: lint  ## what a commit has to pass: linter, types, fast tests
 	$(TEST_ENV)/bin/pytest -q -m "not slow and not gpu and not gimp"

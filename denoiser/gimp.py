@@ -87,13 +87,19 @@ def install(profile: Profile) -> None:
         "models": _model_names(),
     }
     try:
-        shutil.copytree(source(), profile.plug_in, dirs_exist_ok=True, ignore=_no_bytecode)
+        shutil.copytree(
+            source(),
+            profile.plug_in,
+            dirs_exist_ok=True,
+            ignore=_no_bytecode,
+            copy_function=shutil.copyfile,
+        )
         script = profile.plug_in / f"{NAME}.py"
         script.chmod(0o755)
         os.utime(script)  # GIMP asks a plug-in anew when its file is
         (profile.plug_in / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot write {profile.plug_in}: {error.strerror}") from error
+        raise OutputError(f"cannot write {profile.plug_in}: {error.strerror or error}") from error
 
 
 def uninstall(profile: Profile) -> bool:

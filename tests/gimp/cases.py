@@ -75,13 +75,18 @@ def holes():
     errors = {}
     for name in json.loads(os.environ["PICTURES"]):
         image = load(name)
+        layers = image.get_layers()
+        Gimp.Selection.all(image)
+        own = Gimp.Selection.save(image)  # as a person may have one
+        image.set_selected_layers(layers)
         select(image)
-        errors[name] = call("inpaint-selection", image, image.get_layers(), grow=2)
+        errors[name] = call("inpaint-selection", image, layers, grow=2)
+        if image.get_selected_layers() != layers or image.get_channels() != [own]:
+            errors[name] += "another item is chosen, or channels are left"
+        image.remove_channel(own)
         untouched = [int(v) for v in Gimp.Selection.bounds(image)[2:]]
         if untouched != [BOX[0], BOX[1], BOX[0] + BOX[2], BOX[1] + BOX[3]]:
             errors[name] += f"selection became {untouched}"
-        if image.get_channels():
-            errors[name] += "channels are left"
         save(image, f"filled-{name}")
     return errors
 

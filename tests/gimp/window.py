@@ -100,7 +100,7 @@ def main():
         set_strength("0")
         settled("strength")
         set_strength("100")
-        xdo("key", "Return")
+        xdo("mousemove", "760", "684", "click", "1", "mousemove", "1275", "895")  # OK
         wait_for("the end of the run", lambda: not engines())
         window("noisy")
         settled("after")

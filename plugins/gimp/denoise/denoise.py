@@ -6,6 +6,7 @@ come back over pipes (docs/pipe.md), so GIMP's Python needs neither numpy nor on
 """
 
 import array
+import contextlib
 import gettext
 import itertools
 import json
@@ -216,39 +217,53 @@ def inpaint_request(config, picture, area):
 
 def denoise(image, drawable, config, engine):
     """Denoise what is selected, or the whole layer; the selection's softness counts."""
-    area, picture = selected(drawable), Picture(drawable)
+    area, picture, state = selected(drawable), Picture(drawable), state_of(drawable)
     engine.send(*denoise_request(config, picture, area))
     engine.answer(Gimp.progress_update)
-    check(drawable, drawable.get_image())
-    if config.get_property("output") == "new-layer":
+    check_same(drawable, image, state)
+    with one_undo_step(image):
+        if config.get_property("output") == "in-place":
+            picture.write(engine, drawable.get_shadow_buffer(), area)
+            merge(drawable, area)
+            return
         copy = drawable.copy()
         copy.set_name(_("{} denoised").format(drawable.get_name()))
         copy.set_lock_content(False)
-        image.insert_layer(copy, drawable.get_parent(), image.get_item_position(drawable))
-        drawable = copy
-    picture.write(engine, drawable.get_shadow_buffer(), area)
-    merge(drawable, area)
+        insert(copy, above=drawable)
+        try:
+            picture.write(engine, copy.get_shadow_buffer(), area)
+            merge(copy, area)
+        except Exception:
+            image.remove_layer(copy)
+            raise
 
 
 def inpaint(image, drawable, config, engine):
     """Fill what is selected; nothing else changes."""
-    picture = Picture(drawable)
+    picture, state = Picture(drawable), state_of(drawable)
     area = around(selected(drawable), config.get_property("grow"), 1, drawable)
     engine.send(*inpaint_request(config, picture, area))
     engine.answer(Gimp.progress_update)
     pixels = engine.read(area.width * area.height * picture.bytes_per_px)
     changed = engine.read(area.width * area.height)
-    check(drawable, image)
-    if config.get_property("output") == "new-layer":
-        put_on_new_layer(image, picture, area, pixels, changed)
-        return
+    check_same(drawable, image, state)
+    with one_undo_step(image):
+        if config.get_property("output") == "in-place":
+            replace(image, picture, area, pixels, changed)
+        else:
+            put_on_new_layer(image, picture, area, pixels, changed)
+
+
+def replace(image, picture, area, pixels, changed):
+    """Replace the pixels that were filled. Only whole ones are selected meanwhile: no ghosts."""
+    drawable = picture.drawable
     shadow = drawable.get_shadow_buffer()
     shadow.set(area, picture.format, pixels)
     shadow.flush()
-    before = Gimp.Selection.save(image)  # only whole pixels may be merged: no ghosts
+    layers, before = image.get_selected_layers(), Gimp.Selection.save(image)
     hole = Gimp.Channel.new(image, "", image.get_width(), image.get_height(), 0, Gegl.Color())
-    image.insert_channel(hole, None, 0)
     try:
+        image.insert_channel(hole, None, 0)
         __, x, y = drawable.get_offsets()
         buffer = hole.get_buffer()
         buffer.clear(buffer.get_extent())
@@ -256,11 +271,44 @@ def inpaint(image, drawable, config, engine):
         buffer.set(place, "Y u8", changed)
         buffer.flush()
         image.select_item(Gimp.ChannelOps.REPLACE, hole)
+        if Gimp.Selection.is_empty(image):  # which would stand for everything
+            raise Problem(_("the selection lies outside the picture"))
         merge(drawable, area)
     finally:
         image.select_item(Gimp.ChannelOps.REPLACE, before)
-        image.remove_channel(before)
-        image.remove_channel(hole)
+        for channel in (before, hole):
+            image.remove_channel(channel)
+        image.set_selected_layers(layers)
+
+
+@contextlib.contextmanager
+def one_undo_step(image):
+    """Make one step of all that is done meanwhile."""
+    image.undo_group_start()
+    try:
+        yield
+    finally:
+        image.undo_group_end()
+
+
+def insert(layer, above):
+    """Put a layer above another."""
+    image = above.get_image()
+    if not image.insert_layer(layer, above.get_parent(), image.get_item_position(above)):
+        raise Problem(_("there is no place for a new layer: is the group locked?"))
+
+
+def state_of(drawable):
+    """Note what must not change while the engine works."""
+    size = (drawable.get_width(), drawable.get_height())
+    return *drawable.mask_intersect(), *drawable.get_offsets(), *size
+
+
+def check_same(drawable, image, state):
+    """Refuse to write where something has changed: GIMP can be used meanwhile."""
+    check(drawable, image)
+    if state_of(drawable) != state:
+        raise Problem(_("the selection or the layer has changed meanwhile: try again"))
 
 
 def put_on_new_layer(image, picture, area, pixels, changed):
@@ -283,7 +331,7 @@ def put_on_new_layer(image, picture, area, pixels, changed):
     everything = Gegl.Rectangle.new(0, 0, area.width, area.height)
     buffer.set(everything, picture.opaque_format, whole.tobytes())
     buffer.flush()
-    image.insert_layer(layer, drawable.get_parent(), image.get_item_position(drawable))
+    insert(layer, above=drawable)
 
 
 def check(drawable, image):
@@ -296,8 +344,13 @@ def check(drawable, image):
         raise Problem(_("a layer group is chosen: choose a layer in it, or merge it first"))
     if drawable.is_indexed():
         raise Problem(_("the picture is indexed: choose Image > Mode > RGB first"))
-    if drawable.get_lock_content():
-        raise Problem(_("the layer's pixels are locked: unlock them first"))
+    item = drawable
+    while item:
+        if item.get_lock_content():
+            raise Problem(
+                _("the pixels of {} are locked: unlock them first").format(item.get_name())
+            )
+        item = item.get_parent()
     if hasattr(drawable, "is_rasterized") and not drawable.is_rasterized():
         raise Problem(_("the layer is a link or a drawing: rasterize it first"))
 
@@ -316,7 +369,7 @@ class Preview:
         """Follow a GimpUi.DrawablePreview."""
         self._widget, self._config, self._request = widget, config, request
         self._picture, self._number = Picture(drawable, "u8"), 0
-        self._engine = Engine()
+        self._engine, self._dead, self._asked = Engine(), False, None
         widget.connect("invalidated", self._ask)
         config.connect("notify", lambda *_: widget.invalidate())
         threading.Thread(target=self._listen, daemon=True).start()
@@ -326,23 +379,22 @@ class Preview:
         self._engine.close()
 
     def _ask(self, widget):
-        if not self._config.get_property("preview"):
+        if self._dead or not self._config.get_property("preview"):
             return
-        x, y = widget.get_position()
-        width, height = widget.get_size()
-        drawable = self._picture.drawable
-        width, height = (
-            min(width, drawable.get_width() - x),
-            min(height, drawable.get_height() - y),
-        )
+        drawable, (x, y, width, height) = self._picture.drawable, self._place()
+        width, height = min(width, drawable.get_width() - x), min(height, drawable.get_height() - y)
         header, bands = self._request(
             self._config, self._picture, Gegl.Rectangle.new(x, y, width, height)
         )
         self._number += 1
+        self._asked = self._place()
         try:
             self._engine.send(header | {"id": self._number}, bands)
         except Death:
-            self._config.set_property("preview", False)
+            self._dead = True
+
+    def _place(self):
+        return *self._widget.get_position(), *self._widget.get_size()
 
     def _listen(self):
         try:
@@ -352,7 +404,8 @@ class Preview:
                     answer = self._engine.answer(lambda share: None)
                 except Death:
                     raise
-                except Problem:  # nothing to fill in sight
+                except Problem:  # nothing to fill in sight: the picture stands as it is
+                    GLib.idle_add(self._widget.draw)
                     continue
                 if "cancelled" in answer:
                     continue
@@ -364,9 +417,12 @@ class Preview:
                 GLib.idle_add(self._draw, answer["id"], data, stride)
         except Problem:
             return
+        finally:
+            self._dead = True
 
     def _draw(self, number, pixels, stride):
-        if number == self._number:
+        wanted = number == self._number and self._config.get_property("preview")
+        if wanted and self._place() == self._asked:  # else another is on its way
             self._widget.draw_buffer(pixels, stride)
         return GLib.SOURCE_REMOVE
 
@@ -407,11 +463,7 @@ def run(procedure, mode, image, drawables, config, data):
         Gimp.progress_init(procedure.get_blurb())
         engine = Engine()
         engine.greet()
-        image.undo_group_start()
-        try:
-            work(image, drawable, config, engine)
-        finally:
-            image.undo_group_end()
+        work(image, drawable, config, engine)
         Gimp.displays_flush()
     except Exception as error:  # GIMP would only say "execution error"
         text = str(error) if isinstance(error, Problem) else repr(error)
