@@ -192,6 +192,8 @@ def test_an_engine_that_fails_leaves_the_picture(results, what, words):
 @pytest.fixture(scope="module")
 def screens(work: Path) -> dict[str, np.ndarray]:
     """Screenshots of a person's use of the plug-in, (H, W, 3) uint8 by name."""
+    if ROOT.endswith("forky"):
+        pytest.skip("the shortcuts of window.py do not reach GIMP 3.2 yet")
     shutil.copy(HERE.parent / "docs" / "sample" / "noisy.png", work)
     process = enter(work, "env", f"WORK={work}", "python3", str(HERE / "gimp" / "window.py"))
     output, _ = process.communicate(timeout=400)
