@@ -33,9 +33,14 @@ class Card:
 
 
 def folder() -> Path:
-    """Folder of the released models: inside an installed package, beside it in a checkout."""
-    inside = Path(__file__).parent / "models"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "models"
+    """Folder of the released models."""
+    return shipped("models")
+
+
+def shipped(name: str) -> Path:
+    """Folder that comes with the program: inside an installed package, beside it in a checkout."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parent.parent / name
 
 
 def cards() -> list[Card]:

@@ -46,10 +46,8 @@ class Profile:
 
 
 def source() -> Path:
-    """Folder of the plug-in: inside an installed package, beside it in a checkout."""
-    inside = Path(__file__).parent / "plugins"
-    outside = Path(__file__).parent.parent / "plugins"
-    return (inside if inside.is_dir() else outside) / "gimp" / NAME
+    """Folder of the plug-in."""
+    return catalog.shipped("plugins") / "gimp" / NAME
 
 
 def profiles() -> list[Profile]:

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 def parse_kinds(text: str) -> tuple[str, ...]:
     """Split `scratches,dust`."""
-    kinds = tuple(text.split(",")) if text else ()
+    if not text:
+        return ()
+    from denoiser.defects import KINDS  # and OpenCV, which takes its time
+
+    kinds = tuple(text.split(","))
     for kind in kinds:
-        if kind not in ("scratches", "dust"):
-            raise click.BadParameter(f"{kind!r} is neither scratches nor dust")
+        if kind not in KINDS:
+            raise click.BadParameter(f"{kind!r} is neither {' nor '.join(KINDS)}")
     return kinds
 
 

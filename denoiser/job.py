@@ -132,7 +132,7 @@ class Denoising(Job):
             notes.append(
                 f"the model was not trained for that noise: sigma {level * 255:.0f} is used"
             )
-        return _facts(picture, model) | {
+        return facts(picture, model) | {
             "sigma": round(level * 255, 3),
             "sigma_estimated": sigma == "auto",
             "strength": self.strength,
@@ -199,7 +199,7 @@ class Inpainting(Job):
             masks.make_opaque(picture, hole)
         if self.mask_out:
             self._write_mask(name, hole)
-        report = _facts(picture, model) | {"filled_px": int((hole > 0).sum())}
+        report = facts(picture, model) | {"filled_px": int((hole > 0).sum())}
         if not report["filled_px"]:
             reason = "no defect was found" if self.detect else "the mask is empty"
             report["warnings"].append(f"{reason}: nothing was filled")
@@ -278,7 +278,7 @@ class Inpainting(Job):
         return found[0]
 
 
-def _facts(picture: Picture, model: "Model") -> dict[str, Any]:
+def facts(picture: Picture, model: "Model") -> dict[str, Any]:
     """What every report tells."""
     return {
         "model": model.contract.name,

@@ -14,7 +14,7 @@ import numpy as np
 
 from denoiser import __version__, load_model
 from denoiser.errors import ArgumentError, DenoiserError
-from denoiser.job import Denoising, Inpainting
+from denoiser.job import Denoising, Inpainting, facts
 from denoiser.picture import Picture
 from denoiser.restore import Progress
 
@@ -210,9 +210,7 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
     if not hole.any():
         raise ArgumentError("the mask is empty: nothing is to be filled")
     changed = np.where(hole[kept] > 0, 255, 0).astype(np.uint8)
-    report = {"model": model.contract.name, "provider": model.provider}
-    report |= {"gpu_not_used": model.fallback}
-    return [pixels[kept], changed], report | _size(changed)
+    return [pixels[kept], changed], facts(picture, model) | _size(changed)
 
 
 def _size(pixels: np.ndarray) -> dict[str, int]:
