@@ -43,7 +43,26 @@ def find_defects(
     if not kinds or (unknown := set(kinds) - set(KINDS)):
         wrong = min(unknown) if kinds else "nothing"
         raise ArgumentError(f"cannot find {wrong}: known are {', '.join(KINDS)}")
-    cover = restore.denoise(image, model, sigma=0, progress=progress)  # 255 is certain
+    return mask_of(find_cover(image, model, progress), kinds)
+
+
+def find_cover(
+    image: np.ndarray, model: Model, progress: restore.Progress | None = None
+) -> np.ndarray:
+    """Run the model, arguments as in `find_defects`; (H, W, 3) uint8, 255 is certain."""
+    return restore.denoise(image, model, sigma=0, progress=progress)
+
+
+def mask_of(cover: np.ndarray, kinds: tuple[Kind, ...]) -> np.ndarray:
+    """Take for a defect what is sure, as far as it is likely, and a margin.
+
+    Args:
+        cover: (H, W, 3) uint8, from `find_cover`.
+        kinds: What to find.
+
+    Returns:
+        (H, W) bool.
+    """
     channel = 2 if set(kinds) == set(KINDS) else KINDS.index(kinds[0])
     likely = cover[..., channel] / np.float32(255)
     count, labels = cv2.connectedComponents((likely > LIKELY).astype(np.uint8))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from denoiser import catalog
 from denoiser.console import run
-from denoiser.defects import KINDS, Kind, find_defects
+from denoiser.defects import KINDS, Kind, find_cover, mask_of
 from denoiser.images import read
 from denoiser.picture import as_rgb8
 
@@ -73,12 +73,12 @@ def main(images: Path, model: str, limit: int | None, out: Path | None) -> None:
     for seed, path in enumerate(picture_paths(images)[:limit]):
         clean = as_rgb8(read(path))
         damaged, defects = paint(clean, seed)
+        cover, mistaken_cover = (find_cover(image, finder) for image in (damaged, clean))
         for kind in KINDS:
-            mask = find_defects(damaged, finder, (kind,))
+            mask = mask_of(cover, (kind,))
             found[kind] += [float(mask[defect].mean()) for defect in defects[kind]]
-            mistaken = find_defects(clean, finder, (kind,))
-            wrong[kind].append(float(mistaken.mean()))
-        both = find_defects(damaged, finder)
+            wrong[kind].append(float(mask_of(mistaken_cover, (kind,)).mean()))
+        both = mask_of(cover, KINDS)
         sheet.append(np.hstack([damaged, np.repeat(both[..., None] * np.uint8(255), 3, 2)]))
     rows = [
         [
