@@ -15,13 +15,12 @@ import numpy as np
 from denoiser import __version__, load_model
 from denoiser.errors import ArgumentError, DenoiserError
 from denoiser.job import Denoising, Inpainting, facts
-from denoiser.picture import Picture
+from denoiser.picture import LARGEST_MP, Picture
 from denoiser.restore import Progress
 
 PROTOCOL = 1
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 TYPES = {"uint8": "u1", "uint16": "<u2", "float32": "<f4"}
-LARGEST_PX = 300_000_000
 BAND_BYTES = 1 << 22
 PROGRESS_S = 0.1
 """Least time between two lines of progress."""
@@ -124,8 +123,8 @@ def _parse(line: bytes) -> dict[str, Any]:
         sides = (header["width"], header["height"])
         if not all(type(side) is int and side > 0 for side in sides):
             raise ValueError("width and height must be positive whole numbers")
-        if sides[0] * sides[1] > LARGEST_PX:
-            raise ValueError("more than 300 megapixels")
+        if sides[0] * sides[1] > LARGEST_MP * 1e6:
+            raise ValueError(f"more than {LARGEST_MP} megapixels")
         for key, known in (("mode", CHANNELS), ("type", TYPES), ("task", ("denoise", "inpaint"))):
             if header[key] not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}")
