@@ -52,6 +52,7 @@ class _Client:
         self._requests: queue.SimpleQueue[_Request | Exception] = queue.SimpleQueue()
         self.newest = 0
         """Number of the last request, or `cancel`, that has begun to arrive."""
+        self.tell({"protocol": PROTOCOL, "denoiser": __version__})  # `_listen` may end us
         threading.Thread(target=self._listen, daemon=True).start()
 
     def next(self) -> _Request:
@@ -145,7 +146,6 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         ArgumentError: A request makes no sense; its sender was told.
     """
     client = _Client(source, sink)
-    client.tell({"protocol": PROTOCOL, "denoiser": __version__})
     while True:
         try:
             request = client.next()
