@@ -106,7 +106,7 @@ def main(
     if resume:
         trainer.resume(checkpoint)
     elif init:
-        trainer.load_weights(read_weights(init)[1])
+        trainer.start_from(*read_weights(init))
 
     def tell(line: str) -> None:
         if first:

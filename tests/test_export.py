@@ -38,7 +38,7 @@ def test_export_keeps_the_contract_and_can_be_read_back(photo, tmp_path):
     assert recipe == TINY
     torch.testing.assert_close(back, weights, rtol=0, atol=0)
     trainer = Trainer(TINY, CPU)
-    trainer.load_weights(back)
+    trainer.start_from(recipe, back)
     torch.testing.assert_close(trainer.model.state_dict(), weights, rtol=0, atol=0)
 
 

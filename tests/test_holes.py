@@ -1,5 +1,6 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,9 +13,9 @@ from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.dataset import Crops
 from denoiser.training.export import export
 from denoiser.training.filters import push_pull
-from denoiser.training.holes import GUESS, KINDS, Holes, cut_out, draw_holes
+from denoiser.training.holes import GUESS, KINDS, Holes, draw_holes, first_guess
 from denoiser.training.objective import hole_distance
-from denoiser.training.recipe import Network, load_recipe
+from denoiser.training.recipe import Network, Recipe, Training, load_recipe
 from denoiser.training.trainer import Trainer
 
 SHAPE = Network(channels=(8, 16), blocks=1, noise_map=False, hole=True)
@@ -35,17 +36,31 @@ def test_every_crop_gets_a_hole_of_a_fair_size(kind):
     assert (shares == box).float().mean() < 0.5
 
 
-def test_a_guess_is_the_truth_at_half_the_resolution(photo):
-    clean = torch.from_numpy(photo[:64, :64].copy()).permute(2, 0, 1)[None].float() / 255
-    clean = clean.repeat(32, 1, 1, 1)
-    hole = draw_holes(clean, Holes(), generator())
-    picture, guide = cut_out(clean, clean, hole, Holes(guessed=0.5), generator())
-    assert filling.GUESS == GUESS
+def test_a_first_guess_is_made_from_what_filling_sees_at_half_the_resolution(photo):
+    picture = photo[:64, :64].astype(np.float32) / 255
+    image = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    hole = draw_holes(image, Holes(), generator())
+    seen = []
+    guess = first_guess(image, hole, lambda *coarse: seen.extend(coarse) or coarse[0])
+    coarse, unknown = filling._halved(picture, hole[0, 0].numpy() > 0)
+    coarse[unknown] = 0.5
+    np.testing.assert_allclose(seen[0][0].permute(1, 2, 0), coarse, atol=1e-6)
+    np.testing.assert_array_equal(seen[1][0, 0] > 0, unknown)
+    fine = cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(guess[0].permute(1, 2, 0), fine, atol=1e-6)
+
+
+def test_a_share_of_the_crops_holds_a_guess(photo):
+    training = Training(batch=32, crop_px=64)
+    trainer = Trainer(
+        Recipe("tiny", SHAPE, holes=Holes(guessed=0.5), training=training), CPU, "fp32"
+    )
+    picture, guide, clean = trainer._examples(Crops([photo], 64, CPU))
     guessed = guide.amax((1, 2, 3)) == GUESS
-    assert 5 < guessed.sum() < 27
-    outside = (hole == 0).expand_as(clean)
-    torch.testing.assert_close(picture[outside], clean[outside])
-    assert (picture[~guessed][~outside[~guessed]] == 0.5).all()
+    assert filling.GUESS == GUESS and 5 < guessed.sum() < 27
+    inside = (guide > 0).expand_as(clean)
+    torch.testing.assert_close(picture[~inside], clean[~inside])
+    assert (picture[~guessed][inside[~guessed]] == 0.5).all()
     assert (picture - clean)[guessed].abs().mean() < 0.05
 
 
@@ -78,11 +93,13 @@ def test_a_network_learns_to_fill_and_leaves_the_rest():
         network=SHAPE,
         corruption=(),
         holes=Holes(("specks",), guessed=0.3),
-        training=dataclasses.replace(TINY.training, steps=120, batch=8, gradient_weight=0.1),
+        training=dataclasses.replace(
+            TINY.training, steps=120, batch=8, crop_px=64, gradient_weight=0.1
+        ),
     )
     trainer = Trainer(recipe, CPU, "fp32")
     stripes = np.tile(np.arange(64)[None, :, None] // 4 % 2 * 200, (64, 1, 3)).astype(np.uint8)
-    crops = Crops([stripes], 32, CPU)
+    crops = Crops([stripes], 64, CPU)
     losses = [trainer.train_step(crops)[0].item() for _ in range(120)]
     assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
     image = torch.rand(2, 3, 32, 32)

@@ -239,10 +239,31 @@ def test_a_share_of_the_crops_is_told_how_far_they_are_from_clean(crops):
 def test_weights_without_estimator_may_begin_a_run_with_one(crops):
     trainer = Trainer(dataclasses.replace(TINY, network=ESTIMATING), CPU, "fp32")
     old = ConvAutoencoder(TINY.network).state_dict()
-    trainer.load_weights(old)
+    trainer.start_from(TINY, old)
     for network in (trainer.model, trainer.averaged):
         state = network.state_dict()
         assert all(torch.equal(state[name], value) for name, value in old.items())
     assert math.isfinite(sum(part.item() for part in trainer.train_step(crops)))
     with pytest.raises(RecipeError, match="another network"):
-        trainer.load_weights({name: old[name] for name in list(old)[1:]})
+        trainer.start_from(TINY, {name: old[name] for name in list(old)[1:]})
+
+
+def test_weights_of_a_denoiser_may_begin_a_run_for_holes():
+    network = dataclasses.replace(TINY.network, noise_map=False, hole=True)
+    trainer = Trainer(dataclasses.replace(TINY, network=network), CPU, "fp32")
+    own = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    old = ConvAutoencoder(ESTIMATING).state_dict()
+    trainer.start_from(dataclasses.replace(TINY, network=ESTIMATING), old)
+    state, image_inputs = trainer.model.state_dict(), 3 * network.unshuffle**2
+    for name, value in state.items():
+        source = own if name.startswith("tail.") else old
+        if name != "head.weight":
+            assert torch.equal(value, source[name]), name
+    head = state["head.weight"]
+    assert torch.equal(head[:, :image_inputs], old["head.weight"][:, :image_inputs])
+    assert torch.equal(head[:, image_inputs:], own["head.weight"][:, image_inputs:])
+    other = dataclasses.replace(TINY.network, channels=(4,))
+    with pytest.raises(RecipeError, match="another network"):
+        trainer.start_from(
+            dataclasses.replace(TINY, network=other), ConvAutoencoder(other).state_dict()
+        )

@@ -70,7 +70,7 @@ def export(
     halo = measure_halo(network, pictures)
     low, high = recipe.sigma_range
     metadata = {
-        "task": "inpaint" if network.hole else "detect" if network.detects else "denoise",
+        "task": recipe.network.task,
         "stride": str(network.stride),
         "halo": str(halo),
         "sigma_range": f"{low / 255:.6f} {high / 255:.6f}",

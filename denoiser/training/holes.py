@@ -26,10 +26,12 @@ class Holes:
     kinds: tuple[str, ...] = ("strokes", "scratches", "specks", "text", "blobs", "boxes")
     width_px: Range = (2, 64)
     """Width of strokes and sides of boxes, drawn uniformly in the logarithm."""
+    mirrored: bool = False
+    """Whether thin holes are there four times, mirrored: more to learn from a crop."""
     largest_share: float = 0.4
     """Of a crop; what exceeds it stays outside a window of that size."""
     guessed: float = 0.0
-    """Share of the crops whose hole holds a first guess: the truth at half the resolution."""
+    """Share of the crops whose hole holds a first guess, see `first_guess`."""
 
     def __post_init__(self) -> None:
         """Reject impossible values.
@@ -67,6 +69,9 @@ def draw_holes(batch: Tensor, options: Holes, generator: torch.Generator) -> Ten
             chosen = (surely >= place) & (surely <= place + 1)
             chosen |= draw.uniform((0, 1)) < OFTEN
             holes = torch.maximum(holes, KINDS[kind](draw, options) * (chosen & mine))
+        if options.mirrored and sort[0] in THIN:
+            for axis in (2, 3):
+                holes = torch.maximum(holes, holes.flip(axis) * mine)
     height, width = holes.shape[2:]
     largest = math.sqrt(options.largest_share)
     window = _box(draw, largest * height, largest * width)
@@ -91,28 +96,28 @@ def draw_defects(batch: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat(layers, 1)
 
 
-def cut_out(
-    noisy: Tensor, clean: Tensor, hole: Tensor, options: Holes, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Blank the hole, or leave a first guess in it.
+def cut_out(image: Tensor, hole: Tensor, inside: Tensor | float = 0.5) -> Tensor:
+    """Replace what is in the hole, (N, 1, H, W), of (N, 3, H, W)."""
+    return image + hole * (inside - image)
+
+
+def first_guess(image: Tensor, hole: Tensor, fill: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Fill the hole at half the resolution, as `filling` does with wide ones.
 
     Args:
-        noisy: (N, 3, H, W) what the network would see without a hole.
-        clean: (N, 3, H, W) the truth.
-        hole: (N, 1, H, W), 1 in the hole.
-        options: Share of the crops that hold a guess.
-        generator: Source of randomness.
+        image: (N, 3, H, W), H and W even.
+        hole: (N, 1, H, W), 1 in the hole, else 0.
+        fill: Takes a picture with its hole cut out, and the hole.
 
     Returns:
-        The picture with the hole, and the hole, `GUESS` where there is a guess.
+        (N, 3, H, W), of use in the hole only.
     """
-    draw = Draw(noisy, generator)
-    coarse = F.avg_pool2d(clean, 2)
-    wrong = F.interpolate(0.05 * draw.normal()[..., ::8, ::8], coarse.shape[2:], mode="bilinear")
-    guess = F.interpolate(coarse + wrong * draw.uniform((0, 1)), noisy.shape[2:], mode="bilinear")
-    has_guess = (draw.uniform((0, 1)) < options.guessed).float()
-    inside = has_guess * guess + (1 - has_guess) * 0.5
-    return torch.lerp(noisy, inside, hole), hole * (1 - (1 - GUESS) * has_guess)
+    known = 1 - hole
+    share = F.avg_pool2d(known, 2)
+    coarse = F.avg_pool2d(image * known, 2) / share.clamp(min=1e-6)
+    coarse_hole = (share < 0.5).float()
+    filled = fill(cut_out(coarse, coarse_hole), coarse_hole)
+    return F.interpolate(filled, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def _lines(draw: Draw, ends: Tensor, radius: Tensor) -> Tensor:

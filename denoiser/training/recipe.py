@@ -49,6 +49,11 @@ class Network:
     that neighbouring pixels share becomes white."""
 
     @property
+    def task(self) -> str:
+        """What the model is for, as its contract names it."""
+        return "inpaint" if self.hole else "detect" if self.detects else "denoise"
+
+    @property
     def guided(self) -> bool:
         """Whether a noise map or a hole goes with the image."""
         return self.noise_map or self.hole
@@ -132,7 +137,8 @@ class Recipe:
         if not all(type(width) is int for width in network.channels):
             raise RecipeError(f"recipe {self.name}: channels must be whole numbers")
         learns_alone = training.supervision == "neighbor2neighbor"
-        multiple = max(1, network.stride * (2 if learns_alone else 1)) if network.channels else 1
+        halves = learns_alone or (network.hole and self.holes.guessed > 0)
+        multiple = max(1, network.stride * (2 if halves else 1)) if network.channels else 1
         checks = {
             "network.channels must be positive": min(network.channels, default=0) > 0,
             "network.unshuffle and phases must be at least 1": min(

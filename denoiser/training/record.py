@@ -161,8 +161,8 @@ def validate_holes(
         for seed, options in enumerate(VALIDATION_HOLES.values()):
             generator = torch.Generator().manual_seed(1000 * seed + index)
             hole = draw_holes(clean, options, generator)
-            damaged, guide = cut_out(clean, clean, hole, options, generator)
-            filled = restore(network, damaged, guide, device)
+            damaged = cut_out(clean, hole)
+            filled = restore(network, damaged, hole, device)
             error = ((filled - clean) ** 2 * hole).sum() / (3 * hole.sum())
             psnrs.append(-10 * math.log10(error.item() + 1e-12))
             row += [to_uint8(damaged), to_uint8(filled)]

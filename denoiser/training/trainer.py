@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from denoiser.training import neighbor2neighbor
 from denoiser.training.autoencoder import ConvAutoencoder, split
 from denoiser.training.corruption import corrupt, power
 from denoiser.training.dataset import Crops
-from denoiser.training.holes import cut_out, draw_holes
+from denoiser.training.holes import GUESS, cut_out, draw_holes, first_guess
 from denoiser.training.objective import Objective
 from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
@@ -134,26 +134,37 @@ class Trainer:
         """The network with averaged weights: what is measured and exported."""
         return cast(ConvAutoencoder, self.ema.module)
 
-    def load_weights(self, weights: dict[str, Tensor]) -> None:
+    def start_from(self, recipe: Recipe, weights: Mapping[str, Tensor]) -> None:
         """Start from trained weights, with a fresh optimiser and schedule.
 
-        An estimator that the weights lack starts untrained.
+        An estimator that they lack starts untrained, and so do, where they were trained for another
+        task, the tail and what the head makes of the noise map or hole.
+
+        Args:
+            recipe: What the weights were trained by.
+            weights: State dictionary of a `ConvAutoencoder`.
 
         Raises:
             RecipeError: The weights belong to another network.
         """
-        if not any(name.startswith("estimator.") for name in weights):
-            untrained = self.model.state_dict()
-            weights = weights | {
-                name: value for name, value in untrained.items() if name.startswith("estimator.")
-            }
+        own, taken = self.model.state_dict(), dict(weights)
+        may_lack: tuple[str, ...] = ("estimator.",)
         try:
-            self.model.load_state_dict(weights)
+            if recipe.network.task != self.recipe.network.task:
+                may_lack += ("tail.",)
+                taken = {name: taken[name] for name in taken if not name.startswith(may_lack)}
+                heads = (taken["head.weight"], own["head.weight"])
+                inputs = 3 * self.model.factor**2  # of the image; those of the guide come after it
+                taken["head.weight"] = torch.cat([heads[0][:, :inputs], heads[1][:, inputs:]], 1)
+            for name in own:
+                if name.startswith(may_lack):
+                    taken.setdefault(name, own[name])
+            self.model.load_state_dict(taken)
         except RuntimeError as error:
             raise RecipeError(
                 "the weights to start from belong to another network: give their --recipe"
             ) from error
-        self.ema.module.load_state_dict(weights)
+        self.ema.module.load_state_dict(taken)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; the file appears under its name only when whole."""
@@ -221,8 +232,7 @@ class Trainer:
             split(image, phases) for image in corrupt(batch, self.recipe.corruption, self.generator)
         )
         if self.recipe.network.hole:
-            hole = draw_holes(noisy, self.recipe.holes, self.generator)
-            noisy, sigma = cut_out(noisy, clean, hole, self.recipe.holes, self.generator)
+            noisy, sigma = self._cut_out(noisy)
         if self.recipe.network.estimator:
             sigma = power(noisy - clean).sqrt().expand_as(sigma)
             chance = torch.rand(len(sigma), device=sigma.device, generator=self.generator)
@@ -245,6 +255,20 @@ class Trainer:
                 - neighbor2neighbor.subsample(whole, second)
             )
         return [example.contiguous(memory_format=torch.channels_last) for example in examples]
+
+    def _cut_out(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut a hole out of every crop; some hold what the averaged network guesses."""
+        options = self.recipe.holes
+        hole = draw_holes(image, options, self.generator)
+        damaged = cut_out(image, hole)
+        if not options.guessed:
+            return damaged, hole
+        chance = torch.rand(len(hole), device=hole.device, generator=self.generator)
+        guessed = (chance < options.guessed)[:, None, None, None]
+        with torch.no_grad(), self._autocast():
+            guess = first_guess(image, hole, lambda *coarse: self.averaged.reconstruct(*coarse)[0])
+        damaged = torch.where(guessed, cut_out(image, hole, guess), damaged)
+        return damaged, torch.where(guessed, GUESS * hole, hole)
 
     def run(
         self,
