@@ -16,7 +16,7 @@ import numpy as np
 
 from denoiser import catalog, images, restore
 from denoiser.engine import CPU, Model
-from denoiser.errors import DenoiserError, InputError, OutputError
+from denoiser.errors import InputError, OutputError, explain
 from denoiser.images import Picture
 from denoiser.job import Job
 from denoiser.journal import DONE, FAILED, WRITING, Entry, Journal, stamp_of
@@ -317,13 +317,7 @@ class Batch:
         """
         if _is_fatal(error):
             raise error
-        why = " ".join(str(error).split())
-        if isinstance(error, MemoryError):
-            why = "out of memory: try smaller tiles, with --tile 512"
-        elif isinstance(error, OSError):
-            why = f"{error.strerror or error}: {error.filename or item.source}"
-        elif not isinstance(error, DenoiserError):
-            why = f"internal error, please report it with -v: {type(error).__name__}: {why}"
+        why, _ = explain(error, str(item.source))
         known = self.journal.find(item.name)
         if known and known.output == item.output and not entry.output_sha256:
             entry.output_sha256 = known.output_sha256  # an output of earlier stays ours

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from denoiser import __version__
-from denoiser.errors import ArgumentError, DenoiserError, OutOfMemoryError, OutputError
+from denoiser.errors import ArgumentError, explain
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from denoiser.plan import Item
 
 BAR_AFTER_S = 1.0
-INTERNAL, INTERRUPTED = 70, 130
+INTERRUPTED = 130
 Advance = Callable[[int, int], None]
 
 device_options = [
@@ -137,20 +137,10 @@ def run(command: click.Command) -> NoReturn:
         code = ArgumentError.exit_code
     except click.ClickException as error:
         code = fail(error.format_message().replace("\n", " "), ArgumentError.exit_code, verbose)
-    except DenoiserError as error:
-        code = fail(str(error), error.exit_code, verbose)
     except KeyboardInterrupt:
         code = fail("interrupted", INTERRUPTED, verbose)
-    except MemoryError:
-        code = fail(
-            "out of memory: try smaller tiles, with --tile 512", OutOfMemoryError.exit_code, verbose
-        )
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        code = fail(f"{error.strerror or error}{where}", OutputError.exit_code, verbose)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        code = fail(f"internal error, please report it with -v: {what}", INTERNAL, verbose)
+        code = fail(*explain(error), verbose)
     sys.exit(code)
 
 

@@ -1,4 +1,7 @@
-"""Exceptions, one per exit code: raised where the problem is understood, caught once in cli.py."""
+"""Exceptions, one per exit code, raised where the problem is understood, and told in one place."""
+
+INTERNAL = 70
+"""Exit code of an error that is ours."""
 
 
 class DenoiserError(Exception):
@@ -61,3 +64,21 @@ class DeviceError(DenoiserError):
     """A GPU was required and is not usable."""
 
     exit_code = 6
+
+
+def explain(error: Exception, file: str = "") -> tuple[str, int]:
+    """Say in one line what went wrong, and give the exit code.
+
+    Args:
+        error: What was raised.
+        file: What was worked on, for an error of the system that names no file.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, DenoiserError):
+        return text, error.exit_code
+    if isinstance(error, MemoryError):
+        return "out of memory: try smaller tiles, with --tile 512", OutOfMemoryError.exit_code
+    if isinstance(error, OSError):
+        where = error.filename or file
+        return f"{error.strerror or text}{f': {where}' if where else ''}", OutputError.exit_code
+    return f"internal error, please report it with -v: {type(error).__name__}: {text}", INTERNAL

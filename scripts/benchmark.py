@@ -47,7 +47,7 @@ LEVELS = (15, 25, 50)
 GUESSES = (5, 10, 15, 20)  # levels of which a peer is told the best, for a set of pairs
 GROWTH_MP = (0.25, 1, 4, 16, 100)
 FILE_MP = 12
-FOLDER_FILES, FOLDER_ROUNDS = 4, 1
+FOLDER_FILES = 4
 ENGINE_PX = 1024
 ROUNDS = 5
 REST_S = 0.1
@@ -247,22 +247,20 @@ def folder_speed(models: dict[str, Model], megapixels: float) -> str:
         for index in range(FOLDER_FILES):
             Image.fromarray(peers.to_8bit(picture / 255)).save(source / f"{index}.jpg", quality=92)
         for model_name, model in models.items():
-            alone = whole = 0.0
-            for index in range(FOLDER_ROUNDS):
-                out = Path(name, f"{model_name}-{index}")
-                for path in sorted(source.iterdir()):
-                    pixels = read(path.read_bytes(), path.name).pixels
-                    time.sleep(REST_S)
-                    started = time.perf_counter()
-                    restore.denoise(pixels, model, out=pixels)
-                    alone += time.perf_counter() - started
+            alone, out = 0.0, Path(name, model_name)
+            for path in sorted(source.iterdir()):
+                pixels = read(path.read_bytes(), path.name).pixels
                 time.sleep(REST_S)
                 started = time.perf_counter()
-                items = make_plan(source, out, recursive=False, format=None, suffix="").items
-                with open_journal(out) as journal:
-                    Batch(model, Denoising(), journal, Options()).run(items, lambda result: None)
-                whole += time.perf_counter() - started
-            total = side**2 * FOLDER_FILES * FOLDER_ROUNDS / 1e6
+                restore.denoise(pixels, model, out=pixels)
+                alone += time.perf_counter() - started
+            time.sleep(REST_S)
+            started = time.perf_counter()
+            items = make_plan(source, out, recursive=False, format=None, suffix="").items
+            with open_journal(out) as journal:
+                Batch(model, Denoising(), journal, Options()).run(items, lambda result: None)
+            whole = time.perf_counter() - started
+            total = side**2 * FOLDER_FILES / 1e6
             rows.append(
                 [model_name, f"{total / alone:.2f}", f"{total / whole:.2f}", f"{alone / whole:.1%}"]
             )
