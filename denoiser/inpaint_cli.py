@@ -50,11 +50,13 @@ def parse_grain(text: str) -> float:
 
 
 def check_mask_out(mask: Path, source: str, target: str) -> None:
-    """Refuse to write masks among pictures that are read or written.
+    """Refuse to write masks among pictures that are read or written, or under a false name.
 
     Raises:
-        ArgumentError: The mask would replace IN or OUT, or lie among their pictures.
+        ArgumentError: The mask would replace IN or OUT, lie among their pictures, or is no .png.
     """
+    if not Path(source).is_dir() and mask.suffix.lower() != ".png":
+        raise ArgumentError(f"--save-mask writes PNG: give {mask.with_suffix('.png')}")
     for what, path in (("IN", Path(source)), ("OUT", Path(target))):
         among = Path(source).is_dir() and lie_within_each_other(mask, path)
         if among or mask.resolve() == path.resolve():

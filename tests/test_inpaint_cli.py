@@ -214,6 +214,7 @@ def test_defects_are_found_filled_and_their_mask_is_written(
         (["--detect", "dust", "--invert-mask"], "not with --mask alpha or --invert-mask"),
         (["--detect", "dust", "--save-mask", "in.png"], "--save-mask and IN"),
         (["--detect", "dust", "--save-mask", "out.png"], "--save-mask and OUT"),
+        (["--detect", "dust", "--save-mask", "mask.jpg"], "give mask.png"),
     ],
 )
 def test_detection_is_asked_for_in_one_way(run_inpaint, tmp_path, monkeypatch, options, words):
