@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import SHIPPED
 
-from denoiser import __version__, gimp
+from denoiser import __version__, filling, gimp
 
 
 @pytest.fixture
@@ -90,3 +93,10 @@ def test_the_engine_starts_from_the_settings(home):
         settings["command"], cwd=home, input=b"", capture_output=True, check=True, env=os.environ
     )
     assert json.loads(result.stdout)["denoiser"] == __version__
+
+
+def test_the_plug_in_cuts_crops_where_every_released_model_may_begin():
+    code = (SHIPPED / "plugins" / "gimp" / "denoise" / "denoise.py").read_text()
+    grid_px = int(re.findall(r"^GRID_PX = (\d+)", code, re.MULTILINE)[0])
+    strides = [tomllib.loads(path.read_text())["stride"] for path in SHIPPED.glob("models/*.toml")]
+    assert strides and all(grid_px % stride == 0 for stride in [*strides, filling.CELL_PX])

@@ -25,8 +25,8 @@ from gi.repository import Babl, Gegl, Gimp, GLib, GObject  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 PROTOCOL = 1
-CONTEXT_PX = 64  # around what is denoised
-HOLE_CONTEXT_PX, CELL_PX = 320, 32  # around a hole, and the grid of denoiser/filling.py
+CONTEXT_PX, HOLE_CONTEXT_PX = 64, 320  # around what is denoised, and around a hole
+GRID_PX = 32  # on which crops begin: a multiple of all strides, and of the cells of filling.py
 BAND_BYTES = 1 << 22
 FOREIGN = ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_", "GI_")
 NATIVE = {Gimp.Precision.U8_NON_LINEAR: "u8", Gimp.Precision.U16_NON_LINEAR: "u16"}
@@ -195,7 +195,7 @@ def selection_of(drawable, crop):
 
 def denoise_request(config, picture, area):
     """Compose the request to denoise an area: header, bands."""
-    crop = around(area, CONTEXT_PX, 8, picture.drawable)
+    crop = around(area, CONTEXT_PX, GRID_PX, picture.drawable)
     automatic, model = config.get_property("automatic"), config.get_property("model")
     options = {
         "sigma": "auto" if automatic else config.get_property("level"),
@@ -207,7 +207,7 @@ def denoise_request(config, picture, area):
 
 def inpaint_request(config, picture, area):
     """Compose the request to fill what is selected in an area: header, bands."""
-    crop = around(area, HOLE_CONTEXT_PX, CELL_PX, picture.drawable)
+    crop = around(area, HOLE_CONTEXT_PX, GRID_PX, picture.drawable)
     options = {name: config.get_property(name) for name in ("grow", "feather")}
     options["grain"] = config.get_property("grain") / 100
     header = picture.header("inpaint", crop, area, **options)
