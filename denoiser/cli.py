@@ -48,7 +48,7 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
 @click.option(
     "-m",
     "--model",
-    metavar="fast|balanced|best|NAME|FILE",
+    metavar="fast|balanced|NAME|FILE",
     help="A released model, or a path to an .onnx file.  [default: balanced]",
 )
 @click.option(
@@ -145,7 +145,7 @@ def denoise(
 
     If IN is a folder, so is OUT, and every picture in it is restored; a second run does only what
     is left. OUT keeps the depth, transparency, colour profile, EXIF, XMP and resolution of IN, in
-    the format that its name says. IN is never touched.
+    the format that its name says. IN is not touched, unless --on-success asks for it.
     """
     is_folder = source not in ("", "-") and Path(source).is_dir()
     if not is_folder:

@@ -57,10 +57,14 @@ writing_options = [
     click.option(
         "--quality",
         type=click.IntRange(1, 100),
-        help="Of JPEG, WebP and AVIF; default: as the input, 90-95 if that is unknown.",
+        help="Default: of JPEG as the JPEG that was read, else 95; of WebP and AVIF 90.",
     ),
     click.option(
-        "--bit-depth", type=click.Choice(["keep", "8", "16"]), default="keep", show_default=True
+        "--bit-depth",
+        type=click.Choice(["keep", "8", "16"]),
+        default="keep",
+        show_default=True,
+        help="Bits per channel of OUT.",
     ),
     click.option("--strip-metadata", is_flag=True, help="Leave out EXIF, XMP and DPI."),
     click.option("--suffix", default="", help="Added to the file's stem when OUT is a folder."),

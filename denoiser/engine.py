@@ -118,7 +118,8 @@ class Model:
         """Restore a batch as `run` does; also return the estimated noise map, if there is one.
 
         Returns:
-            (N, 3, H, W) float32, and (N, 1, H / s, W / s) float32 from a model that estimates.
+            (N, 3, H, W) float32, and (N, 1, h, w) float32 from a model that estimates; of the
+            released ones h = H / 8, w = W / 8.
         """
         assert self._session is not None
         feeds = {self._inputs["image"]: image}
@@ -283,7 +284,7 @@ def _runtime() -> Any:
     except ImportError:
         found = False
     if not found:  # as when two distributions overwrote each other
-        fix = distribution_problem() or "pip install --force-reinstall denoiser"
+        fix = distribution_problem() or "in denoiser's folder, pip install --force-reinstall ."
         raise ModelError(f"onnxruntime cannot be loaded: {fix}")
     onnxruntime.set_default_logger_severity(4)
     return onnxruntime

@@ -77,7 +77,8 @@ def explain(error: Exception, file: str = "") -> tuple[str, int]:
     if isinstance(error, DenoiserError):
         return text, error.exit_code
     if isinstance(error, MemoryError):
-        return "out of memory: try smaller tiles, with --tile 512", OutOfMemoryError.exit_code
+        why = "out of memory: try a smaller picture or smaller tiles (--tile 512)"
+        return why, OutOfMemoryError.exit_code
     if isinstance(error, OSError):
         where = error.filename or file
         return f"{error.strerror or text}{f': {where}' if where else ''}", OutputError.exit_code

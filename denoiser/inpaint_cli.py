@@ -107,7 +107,14 @@ def check_mask(name: str, source: str, target: str) -> Path:
 )
 @click.option("--invert-mask", is_flag=True, help="Fill where the mask is black.")
 @click.option("--soft", is_flag=True, help="Greys of the mask are a soft edge, not cut at half.")
-@click.option("--dilate", "dilate_px", type=click.IntRange(0, 1000), default=0, metavar="PIXELS")
+@click.option(
+    "--dilate",
+    "dilate_px",
+    type=click.IntRange(0, 1000),
+    default=0,
+    metavar="PIXELS",
+    help="Grow the hole by so many pixels.",
+)
 @click.option(
     "--feather",
     "feather_px",

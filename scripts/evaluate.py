@@ -112,11 +112,11 @@ def sheet_row(case: Case, restored: list[np.ndarray]) -> np.ndarray:
     help="Measure it, too; migan with --inpaint only.",
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of a peer's weights.")
-@click.option("--sigma", "sigmas", multiple=True, type=int, help="0-255; default 15, 25 and 50.")
+@click.option("--sigma", "sigmas", multiple=True, type=int, help="0-255; else 15, 25 and 50.")
 @click.option("--blind", is_flag=True, help="Do not tell the noise level: let it be estimated.")
 @click.option("--limit", type=int, help="Only the first so many pictures.")
 @click.option("--device", default="auto")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for results.md, sheet.png.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the table and a sheet.")
 def main(
     images: Path,
     pairs: bool,

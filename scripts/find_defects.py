@@ -1,7 +1,7 @@
 """How often `inpaint --detect` is right: dust and scratches painted on clean pictures.
 
-`find_defects.py --images FOLDER`. The defects are the same at every call: soft-edged hairs, specks
-and scratches, bright on one half of the pictures and dark on the other, of random strength.
+`find_defects.py --images FOLDER`. The defects are the same at every call: soft-edged specks and
+scratches, bright on one half of the pictures and dark on the other, of random strength.
 """
 
 from pathlib import Path
