@@ -26,3 +26,13 @@ def around(path: Path, begin: str) -> tuple[str, str]:
     if not (found and closed):
         raise InputError(f"{path} lacks the marks between which to write")
     return before + begin, END + after
+
+
+def fill(path: Path, begin: str, text: str) -> None:
+    """Replace what stands between the marks; whatever else the page has become meanwhile stays.
+
+    Raises:
+        InputError: A mark is missing.
+    """
+    before, after = around(path, begin)
+    path.write_text(before + text + after, encoding="utf-8")
