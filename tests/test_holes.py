@@ -36,6 +36,16 @@ def test_every_crop_gets_a_hole_of_a_fair_size(kind):
     assert (shares == box).float().mean() < 0.5
 
 
+def test_mirrored_holes_hold_the_others_and_are_symmetric():
+    batch, thin = torch.zeros(32, 3, 64, 64), Holes(kinds=("scratches",))
+    once = draw_holes(batch, thin, generator())
+    mirrored = draw_holes(batch, dataclasses.replace(thin, mirrored=True), generator())
+    whole = mirrored.mean((1, 2, 3)) < 0.3  # the others were cut to a window
+    assert whole.sum() > 16 and (mirrored >= once)[whole].all()
+    for axis in (2, 3):
+        assert torch.equal(mirrored[whole], mirrored[whole].flip(axis))
+
+
 def test_a_first_guess_is_made_from_what_filling_sees_at_half_the_resolution(photo):
     picture = photo[:64, :64].astype(np.float32) / 255
     image = torch.from_numpy(picture).permute(2, 0, 1)[None]

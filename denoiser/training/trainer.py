@@ -156,9 +156,9 @@ class Trainer:
                 heads = (taken["head.weight"], own["head.weight"])
                 inputs = 3 * self.model.factor**2  # of the image; those of the guide come after it
                 taken["head.weight"] = torch.cat([heads[0][:, :inputs], heads[1][:, inputs:]], 1)
-            for name in own:
-                if name.startswith(may_lack):
-                    taken.setdefault(name, own[name])
+            for part in may_lack:
+                if not any(name.startswith(part) for name in taken):
+                    taken |= {name: own[name] for name in own if name.startswith(part)}
             self.model.load_state_dict(taken)
         except RuntimeError as error:
             raise RecipeError(
