@@ -90,14 +90,15 @@ def test_blind_networks_are_exported_without_noise_map(photo, tmp_path):
 
 
 def test_a_network_that_estimates_is_exported_with_its_noise_map(photo, tmp_path):
-    recipe = dataclasses.replace(TINY, network=dataclasses.replace(TINY.network, estimator=4))
+    shape = dataclasses.replace(TINY.network, estimator=4, estimator_levels=1)
+    recipe = dataclasses.replace(TINY, network=shape)
     path, weights = tmp_path / "tiny.onnx", random_weights(recipe.network)
     export(recipe, weights, path, [photo], name="tiny", version="1", license="CC0-1.0")
     model = Model(path, device="cpu")
-    assert model.contract.estimates and model.contract.stride == 8
+    assert model.contract.estimates and model.contract.stride == 16
     network = ConvAutoencoder(recipe.network)
     network.load_state_dict(weights)
-    image, unknown = torch.rand(2, 3, 48, 40), torch.full((2, 1, 48, 40), -1.0)
+    image, unknown = torch.rand(2, 3, 48, 80), torch.full((2, 1, 48, 80), -1.0)
     with torch.no_grad():
         expected = network.restore(image, unknown)
     for wanted, found in zip(

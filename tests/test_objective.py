@@ -7,7 +7,7 @@ from conftest import TINY
 
 from denoiser.training import neighbor2neighbor, penalties
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.objective import Objective, distance, local_level
+from denoiser.training.objective import Objective, distance, level_distance, local_level
 from denoiser.training.recipe import Penalties
 
 
@@ -69,4 +69,13 @@ def test_the_estimate_is_learned_along_with_the_picture():
     loss, penalty = Objective(network, recipe, torch.Generator())(image, sigma, target)
     restored, estimate = network.restore(image, sigma)
     torch.testing.assert_close(loss, distance(restored, target, image, "l1"))
-    torch.testing.assert_close(penalty, 3 * (estimate - local_level(noise)).abs().mean())
+    torch.testing.assert_close(penalty, 3 * level_distance(estimate, noise))
+
+
+def test_an_error_of_the_estimate_counts_less_where_there_is_more_noise():
+    noise = torch.full((1, 3, 64, 64), 10 / 255)
+    level = torch.full((1, 1, 8, 8), 10 / 255)
+    for factor, expected in ((1, 0.0), (1.5, 2.5 / 255), (0.5, 2.5 / 255)):
+        torch.testing.assert_close(level_distance(factor * level, noise), torch.tensor(expected))
+    loud = level_distance(level * 9, 9 * noise + 5 / 255)
+    torch.testing.assert_close(loud, torch.tensor(5 / 255 * 10 / (10 + 95)))

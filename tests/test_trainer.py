@@ -248,6 +248,30 @@ def test_weights_without_estimator_may_begin_a_run_with_one(crops):
         trainer.start_from(TINY, {name: old[name] for name in list(old)[1:]})
 
 
+def test_weights_without_levels_of_the_estimator_may_begin_a_run_with_them(crops):
+    network = dataclasses.replace(ESTIMATING, estimator_levels=2)
+    assert network.stride == 32
+    trainer = Trainer(dataclasses.replace(TINY, network=network), CPU, "fp32")
+    old, image = ConvAutoencoder(ESTIMATING), torch.rand(2, 3, 64, 32)
+    trainer.start_from(dataclasses.replace(TINY, network=ESTIMATING), old.state_dict())
+    told = -torch.ones(2, 1, 64, 32)
+    with torch.no_grad():  # they change nothing before they have learned something
+        pairs = old.restore(image, told), trainer.model.restore(image, told)
+        for before, after in zip(*pairs, strict=True):
+            torch.testing.assert_close(after, before)
+
+
+def test_the_estimator_may_learn_alone(crops):
+    training = dataclasses.replace(TINY.training, learns="estimator", muon_rate=1e-3)
+    recipe = dataclasses.replace(TINY, network=ESTIMATING, training=training)
+    trainer = Trainer(recipe, CPU, "fp32")
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    loss, penalty = trainer.train_step(crops)
+    assert loss > 0 and penalty == 0
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name]) != name.startswith("estimator."), name
+
+
 def test_weights_of_a_denoiser_may_begin_a_run_for_holes():
     network = dataclasses.replace(TINY.network, noise_map=False, hole=True)
     trainer = Trainer(dataclasses.replace(TINY, network=network), CPU, "fp32")

@@ -1,6 +1,7 @@
 """The convolutional autoencoder family: one class, its shape given by a recipe."""
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +32,31 @@ class ResidualBlock(nn.Module):
         return x + change
 
 
-class NoiseEstimator(nn.Module):
-    """Estimates how noisy each place is, as in CBDNet (Guo et al. 2019), at 1/8 resolution."""
+class Context(nn.Module):
+    """x + what is seen at half the resolution, and there again, so many levels deep."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, channels, 2, stride=2)
+        self.block = ResidualBlock(channels)
+        self.coarser = Context(channels, levels - 1) if levels > 1 else nn.Identity()
+        self.up = nn.Conv2d(channels, 4 * channels, 1)
+        nn.init.zeros_(self.up.weight)  # starts as the identity
+        nn.init.zeros_(cast(Tensor, self.up.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H, W), H and W multiples of 2^levels."""
+        coarse = self.coarser(self.block(self.down(x)))
+        return x + F.pixel_shuffle(self.up(coarse), 2)
+
+
+class NoiseEstimator(nn.Module):
+    """Estimates how noisy each place is, as in CBDNet (Guo et al. 2019), at 1/8 resolution.
+
+    What is fine enough may be noise or texture; levels that see farther tell them apart.
+    """
+
+    def __init__(self, width: int, levels: int = 0) -> None:
         super().__init__()
         fine, middle, coarse = width, 2 * width, 4 * width
         convolutions = [
@@ -52,10 +74,12 @@ class NoiseEstimator(nn.Module):
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             layers += [convolution, nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
+        self.context = Context(coarse, levels) if levels else nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor:
         """Map image (N, 3, H, W) to noise levels (N, 1, H / 8, W / 8) in its units, above 0."""
-        return F.softplus(self.layers(image).float()) / 10
+        features = self.context(self.layers[:-1](image))
+        return F.softplus(self.layers[-1](features).float()) / 10
 
 
 class ConvAutoencoder(nn.Module):
@@ -76,7 +100,9 @@ class ConvAutoencoder(nn.Module):
         self.factor, self.phases, self.stride = factor, network.phases, network.stride
         self.skips, self.hole, self.guided = network.skips, network.hole, network.guided
         self.detects = network.detects
-        self.estimator = NoiseEstimator(network.estimator) if network.estimator else None
+        self.estimator = None
+        if network.estimator:
+            self.estimator = NoiseEstimator(network.estimator, network.estimator_levels)
         self.head = nn.Conv2d((3 + network.guided) * factor**2, channels[0], 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels)
         self.downs = nn.ModuleList(

@@ -10,7 +10,8 @@ from denoiser.training.corruption import power
 from denoiser.training.recipe import ESTIMATOR_STRIDE, Recipe
 
 KNEE = 10 / 255
-"""Noise level in [0, 1] units that halves a crop's weight in weighted-l1."""
+"""Noise level in [0, 1] units that halves a crop's weight in weighted-l1, and a place's in
+level_distance."""
 
 
 class Objective(nn.Module):
@@ -36,6 +37,10 @@ class Objective(nn.Module):
             The loss without penalties, and the weighted penalties, the error of the estimated noise
             map among them; scalars.
         """
+        if self.recipe.training.learns == "estimator":
+            assert self.network.estimator is not None
+            error = level_distance(self.network.estimator(image), image - target)
+            return error, torch.zeros_like(error)
         options = self.recipe.penalties
         if options.contraction:
             image = image.requires_grad_()
@@ -52,7 +57,7 @@ class Objective(nn.Module):
             loss = loss + neighbor2neighbor.regulariser(restored, target, offset)
         penalty = torch.zeros((), device=image.device)
         if self.recipe.network.estimator:
-            error = F.l1_loss(estimate, local_level(image.detach() - target))
+            error = level_distance(estimate, image.detach() - target)
             penalty = penalty + self.recipe.training.estimate_weight * error
         if options.sparsity == "l1":
             penalty = penalty + options.sparsity_weight * penalties.l1(code)
@@ -68,6 +73,20 @@ def local_level(noise: Tensor) -> Tensor:
     """Root mean square of noise (N, 3, H, W) over 5 x 5 cells of 8 pixels, (N, 1, H / 8, W / 8)."""
     power = F.avg_pool2d((noise**2).mean(1, keepdim=True), ESTIMATOR_STRIDE)
     return F.avg_pool2d(power, 5, 1, 2, count_include_pad=False).sqrt()
+
+
+def level_distance(estimate: Tensor, noise: Tensor) -> Tensor:
+    """Compute how far an estimated noise map is from the truth, where that is small most strictly.
+
+    Args:
+        estimate: (N, 1, H / 8, W / 8) in the units of the image.
+        noise: (N, 3, H, W).
+
+    Returns:
+        The mean of c |estimate - level| / (c + level), c = 10/255; a scalar.
+    """
+    level = local_level(noise)
+    return ((estimate - level).abs() * KNEE / (KNEE + level)).mean()
 
 
 def distance(restored: Tensor, target: Tensor, image: Tensor, name: str) -> Tensor:

@@ -27,7 +27,7 @@ class Optimizer:
         others = set(network.parameters()) - set(self.kernels)
         self.parts: dict[str, torch.optim.Optimizer] = {
             "adamw": torch.optim.AdamW(
-                [parameter for parameter in network.parameters() if parameter in others],
+                [p for p in network.parameters() if p in others and p.requires_grad],
                 betas=(0.9, 0.99),
                 weight_decay=training.weight_decay,
             )
@@ -67,14 +67,14 @@ class Optimizer:
 
 
 def hidden_kernels(network: ConvAutoencoder) -> list[Tensor]:
-    """Kernels of the convolutions that neither read the image nor write the result."""
+    """Kernels that learn, of convolutions that neither read the image nor write the result."""
     ends: set[nn.Module] = {network.head, network.tail}
     if network.estimator is not None:
         ends |= {network.estimator.layers[1], network.estimator.layers[-1]}
     return [
         module.weight
         for module in network.modules()
-        if isinstance(module, nn.Conv2d) and module not in ends
+        if isinstance(module, nn.Conv2d) and module not in ends and module.weight.requires_grad
     ]
 
 

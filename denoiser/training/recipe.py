@@ -44,6 +44,8 @@ class Network:
     """linear, relu or sigmoid."""
     estimator: int = 0
     """Width of a small network that estimates the noise level where none is given; 0 is none."""
+    estimator_levels: int = 0
+    """Levels below 1/8 of the resolution, each half as fine as the last, to see farther."""
     phases: int = 1
     """Take the picture apart into phases x phases interleaved ones and restore each alone: noise
     that neighbouring pixels share becomes white."""
@@ -62,7 +64,8 @@ class Network:
     def stride(self) -> int:
         """Pixels of which height and width must be multiples."""
         own = self.phases * self.unshuffle << (len(self.channels) - 1)
-        own = math.lcm(own, ESTIMATOR_STRIDE) if self.estimator else own
+        if self.estimator:
+            own = math.lcm(own, ESTIMATOR_STRIDE << self.estimator_levels)
         return max(own, COARSEST_PX) if self.hole else own
 
 
@@ -108,7 +111,9 @@ class Training:
     told: float = 0.25
     """Share of the crops whose noise level a network with an estimator is told."""
     estimate_weight: float = 0.1
-    """Weight of the estimator's error, mean absolute difference of the noise map."""
+    """Weight of the estimator's error, see `objective.level_distance`."""
+    learns: str = "all"
+    """all, or estimator: the rest stays as it is."""
     seed: int = 0
 
 
@@ -175,7 +180,13 @@ class Recipe:
                 0 <= training.estimate_weight < math.inf
                 and 0 <= training.gradient_weight < math.inf
             ),
-            "network.estimator must not be negative": network.estimator >= 0,
+            "network.estimator and estimator_levels must not be negative": (
+                network.estimator >= 0 and network.estimator_levels >= 0
+            ),
+            "training.learns must be all, or estimator where there is one": (
+                training.learns == "all"
+                or (training.learns == "estimator" and network.estimator > 0)
+            ),
             "network.estimator needs noise_map and skips, and phases = 1": (
                 not network.estimator
                 or (network.noise_map and network.skips and network.phases == 1)

@@ -120,6 +120,10 @@ class Trainer:
         self.generator = torch.Generator(device)
         self.model = ConvAutoencoder(recipe.network)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.training.learns == "estimator":
+            assert self.model.estimator is not None
+            self.model.requires_grad_(False)
+            self.model.estimator.requires_grad_()
         self.ema = AveragedModel(self.model, multi_avg_fn=_update_ema(recipe.training.ema_decay))
         self.optimizer = Optimizer(self.model, recipe.training)
         self.objective: nn.Module = Objective(self.model, recipe, self.generator)
@@ -137,8 +141,8 @@ class Trainer:
     def start_from(self, recipe: Recipe, weights: Mapping[str, Tensor]) -> None:
         """Start from trained weights, with a fresh optimiser and schedule.
 
-        An estimator that they lack starts untrained, and so do, where they were trained for another
-        task, the tail and what the head makes of the noise map or hole.
+        An estimator or levels of it that they lack start untrained, and so do, where they were
+        trained for another task, the tail and what the head makes of the noise map or hole.
 
         Args:
             recipe: What the weights were trained by.
@@ -148,7 +152,7 @@ class Trainer:
             RecipeError: The weights belong to another network.
         """
         own, taken = self.model.state_dict(), dict(weights)
-        may_lack: tuple[str, ...] = ("estimator.",)
+        may_lack: tuple[str, ...] = ("estimator.layers.", "estimator.context.")
         try:
             if recipe.network.task != self.recipe.network.task:
                 may_lack += ("tail.",)
