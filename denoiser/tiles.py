@@ -14,6 +14,9 @@ import numpy as np
 
 from denoiser.errors import ArgumentError
 
+LARGEST_DEFAULT_PX = 2240
+"""Side of the largest tile that nobody asked for: balanced takes some 2 GB for it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Span:
@@ -50,11 +53,12 @@ def padded(length: int, stride: int) -> int:
 
 
 def default_tile_px(halo_px: int, overlap_px: int, stride: int) -> int:
-    """Smallest tile that recomputes at most 14 % of its pixels.
+    """Smallest tile that recomputes at most 14 % of its pixels, or what memory allows.
 
     A window of side 28 m with margins of m on each side keeps (26 / 28)^2 = 86 % of its pixels.
     """
-    return max(1024, 28 * _margin_px(halo_px, overlap_px, stride))
+    wanted = 28 * _margin_px(halo_px, overlap_px, stride)
+    return padded(min(max(1024, wanted), LARGEST_DEFAULT_PX), stride)
 
 
 def _margin_px(halo_px: int, overlap_px: int, stride: int) -> int:

@@ -26,14 +26,14 @@ def test_windows_are_aligned_bounded_and_weights_add_up_to_one(length, tile, hal
     np.testing.assert_allclose(weight, 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("halo", [16, 32, 48])
-def test_recomputed_pixels_are_at_most_15_percent_of_the_work(halo):
+@pytest.mark.parametrize(("halo", "most"), [(16, 0.15), (32, 0.15), (48, 0.15), (96, 0.2)])
+def test_recomputed_pixels_are_a_small_part_of_the_work(halo, most):
     stride, overlap = 8, 16
     tile = tiles.default_tile_px(halo, overlap, stride)
     for length in range(64, 12_000, 8):
         spans = tiles.plan(length, tile, halo, overlap, stride)
         computed = sum(span.stop - span.start for span in spans)
-        assert 1 - (length / computed) ** 2 <= 0.15, length
+        assert 1 - (length / computed) ** 2 <= most, length
 
 
 def test_tile_without_room_between_halos_is_refused():
