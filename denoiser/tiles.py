@@ -15,7 +15,7 @@ import numpy as np
 from denoiser.errors import ArgumentError
 
 LARGEST_DEFAULT_PX = 2240
-"""Side of the largest tile that nobody asked for: balanced takes some 2 GB for it."""
+"""Side of the largest tile that nobody asked for: memory grows with its square."""
 
 
 @dataclasses.dataclass(frozen=True)
