@@ -95,8 +95,14 @@ def test_the_engine_starts_from_the_settings(home):
     assert json.loads(result.stdout)["denoiser"] == __version__
 
 
-def test_the_plug_in_cuts_crops_where_every_released_model_may_begin():
+def test_the_plug_in_cuts_crops_that_every_released_model_may_have():
     code = (SHIPPED / "plugins" / "gimp" / "denoise" / "denoise.py").read_text()
-    grid_px = int(re.findall(r"^GRID_PX = (\d+)", code, re.MULTILINE)[0])
-    strides = [tomllib.loads(path.read_text())["stride"] for path in SHIPPED.glob("models/*.toml")]
+    grid_px, context_px = (
+        int(re.findall(rf"^{name}\b.* = (\d+)", code, re.MULTILINE)[0])
+        for name in ("GRID_PX", "CONTEXT_PX")
+    )
+    cards = [tomllib.loads(path.read_text()) for path in SHIPPED.glob("models/*.toml")]
+    strides = [card["stride"] for card in cards]
     assert strides and all(grid_px % stride == 0 for stride in [*strides, filling.CELL_PX])
+    halos = [card["halo"] for card in cards if card["name"].startswith("denoise-")]
+    assert context_px >= max(halos)
