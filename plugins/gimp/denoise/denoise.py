@@ -61,7 +61,8 @@ class Engine:
             )
         except OSError as error:
             raise Problem(_("denoiser has moved: run `denoiser gimp install` again")) from error
-        threading.Thread(target=self._keep_errors, daemon=True).start()
+        self._listener = threading.Thread(target=self._keep_errors, daemon=True)
+        self._listener.start()
 
     def greet(self):
         """Wait until it is ready."""
@@ -110,6 +111,7 @@ class Engine:
 
     def _death(self):
         self._process.wait()
+        self._listener.join(1)  # the last line may still be on its way
         reason = self._errors[-1] if self._errors else _("it said nothing")
         return Death(_("the denoiser stopped: {}").format(reason))
 
