@@ -279,21 +279,21 @@ def large(tmp_path, photo):
 
 
 def test_a_progress_bar_appears_on_a_terminal(large, tmp_path):
-    process, read_until = start_on_terminal(large, tmp_path / "out.png", "--tile", "384")
+    process, read_until = start_on_terminal(large, tmp_path / "out.png", "--tile", "480")
     shown = read_until(b"never")
     assert process.wait() == 0
     assert b"%" in shown and b"in.png" in shown
 
 
 def test_no_progress_bar_without_a_terminal(large, tmp_path):
-    command = [*DENOISE, large, tmp_path / "out.png", "--tile", "384"]
+    command = [*DENOISE, large, tmp_path / "out.png", "--tile", "480"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "%" not in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_no_partial_file(large, tmp_path, number):
-    process, read_until = start_on_terminal(large, tmp_path / "out.png", "--tile", "320")
+    process, read_until = start_on_terminal(large, tmp_path / "out.png", "--tile", "480")
     assert b"%" in read_until(b"%")
     process.send_signal(number)
     shown = read_until(b"never")
