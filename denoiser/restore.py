@@ -265,7 +265,7 @@ def tile_within(memory_bytes: int, image: np.ndarray, model: Model, tile_px: int
     """
     largest = tile_px or _default_tile_px(model)
     padded = [tiles.padded(length, model.contract.stride) for length in image.shape[:2]]
-    for side in [largest, *range(largest // 64 * 64, SMALLEST_TILE_PX - 1, -64)]:
+    for side in [largest, *range(largest // 64 * 64, _smallest_tile_px(model.contract) - 1, -64)]:
         height, width = min(side, padded[0]), min(side, padded[1])
         band_bytes = height * padded[1] * image.shape[2] * (8 + image.itemsize)
         tile_bytes = height * width * TILE_BYTES_PER_PX
@@ -285,6 +285,12 @@ def _check(image: np.ndarray, sigma: float | str, strength: float, out: np.ndarr
 
 def _default_tile_px(model: Model) -> int:
     return tiles.default_tile_px(model.contract.halo, OVERLAP_PX, model.contract.stride)
+
+
+def _smallest_tile_px(contract: Contract) -> int:
+    """Smallest tile that is chosen without being asked for."""
+    own = tiles.smallest_tile_px(contract.halo, OVERLAP_PX, contract.stride)
+    return max(SMALLEST_TILE_PX, own)
 
 
 def _tiled(
@@ -324,7 +330,7 @@ def _tiled(
             try:
                 restored = restore_windows(windows)
             except OutOfMemoryError:
-                if index or tile_px < 2 * SMALLEST_TILE_PX:
+                if index or tile_px < 2 * _smallest_tile_px(contract):
                     raise
                 return False
             stop = min(column.core_stop, width)

@@ -61,6 +61,14 @@ def default_tile_px(halo_px: int, overlap_px: int, stride: int) -> int:
     return padded(min(max(1024, wanted), LARGEST_DEFAULT_PX), stride)
 
 
+def smallest_tile_px(halo_px: int, overlap_px: int, stride: int) -> int:
+    """Smallest tile whose windows reach into their neighbours only.
+
+    Two tiles on, the image may be overwritten.
+    """
+    return max(4 * _margin_px(halo_px, overlap_px, stride), 2 * stride, 2 * overlap_px) + stride
+
+
 def _margin_px(halo_px: int, overlap_px: int, stride: int) -> int:
     """Pixels by which a window reaches over the border between two tiles."""
     return padded(halo_px + overlap_px // 2, stride)
@@ -87,8 +95,7 @@ def plan(length: int, tile_px: int, halo_px: int, overlap_px: int, stride: int) 
         return [Span(0, total, 0, total, 0, 0)]
     margin, half = _margin_px(halo_px, overlap_px, stride), overlap_px // 2
     step = (tile_px - 2 * margin) // stride * stride
-    # a window may reach into its neighbour only: two tiles on, the image may be overwritten
-    least = max(4 * margin, 2 * stride, 2 * overlap_px) + stride
+    least = smallest_tile_px(halo_px, overlap_px, stride)
     if tile_px < least:
         raise ArgumentError(f"tiles of {tile_px} pixels are too small: use at least {least}")
     count = math.ceil(total / step)
