@@ -1,3 +1,5 @@
+import contextlib
+
 import numpy as np
 import pytest
 from conftest import FOUND, blur_onnx, estimating_onnx, minus_sigma_onnx, tiny_onnx
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import denoiser
-from denoiser import restore
+from denoiser import restore, tiles
 from denoiser.engine import Model
 from denoiser.errors import (
     ArgumentError,
@@ -161,6 +163,17 @@ def test_max_memory_chooses_smaller_tiles_or_refuses(identity):
     assert restore.tile_within(300 * 10**6, image[:48, :64], identity) == 1024
     with pytest.raises(ArgumentError, match=r"--max-memory 2\d\d or more"):
         restore.tile_within(10**8, image, identity)
+
+
+def test_max_memory_leaves_room_between_the_halos():
+    model = Model(tiny_onnx(stride=16, halo=96), device="cpu")
+    image = np.zeros((3000, 2000, 3), np.uint8)
+    sides = []
+    for megabytes in range(200, 600, 10):
+        with contextlib.suppress(ArgumentError):
+            sides.append(restore.tile_within(megabytes * 10**6, image, model))
+    assert min(sides) < 600
+    assert tiles.plan(3000, min(sides), 96, restore.OVERLAP_PX, 16)
 
 
 def test_progress_grows_to_the_whole(identity):
