@@ -53,12 +53,13 @@ def padded(length: int, stride: int) -> int:
 
 
 def default_tile_px(halo_px: int, overlap_px: int, stride: int) -> int:
-    """Smallest tile that recomputes at most 14 % of its pixels, or what memory allows.
+    """Smallest tile that recomputes at most 14 % of its pixels, or `LARGEST_DEFAULT_PX`.
 
     A window of side 28 m with margins of m on each side keeps (26 / 28)^2 = 86 % of its pixels.
     """
-    wanted = 28 * _margin_px(halo_px, overlap_px, stride)
-    return padded(min(max(1024, wanted), LARGEST_DEFAULT_PX), stride)
+    wanted = max(1024, 28 * _margin_px(halo_px, overlap_px, stride))
+    least = smallest_tile_px(halo_px, overlap_px, stride)
+    return max(least, min(wanted, LARGEST_DEFAULT_PX))
 
 
 def smallest_tile_px(halo_px: int, overlap_px: int, stride: int) -> int:

@@ -36,6 +36,13 @@ def test_recomputed_pixels_are_a_small_part_of_the_work(halo, most):
         assert 1 - (length / computed) ** 2 <= most, length
 
 
+@pytest.mark.parametrize("halo", [200, 700])
+def test_default_tiles_leave_room_between_wide_halos(halo):
+    tile = tiles.default_tile_px(halo, 16, 8)
+    assert tile >= tiles.LARGEST_DEFAULT_PX
+    assert len(tiles.plan(12_000, tile, halo, 16, 8)) > 1
+
+
 def test_tile_without_room_between_halos_is_refused():
     with pytest.raises(ArgumentError, match="use at least"):
         tiles.plan(1000, 64, 32, 16, 8)
