@@ -1,7 +1,6 @@
 """The convolutional autoencoder family: one class, its shape given by a recipe."""
 
 from itertools import pairwise
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +40,8 @@ class Context(nn.Module):
         self.block = ResidualBlock(channels)
         self.coarser = Context(channels, levels - 1) if levels > 1 else nn.Identity()
         self.up = nn.Conv2d(channels, 4 * channels, 1)
-        nn.init.zeros_(self.up.weight)  # starts as the identity
-        nn.init.zeros_(cast(Tensor, self.up.bias))
+        for parameter in self.up.parameters():  # starts as the identity
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), H and W multiples of 2^levels."""

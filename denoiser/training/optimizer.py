@@ -24,10 +24,11 @@ class Optimizer:
         self.matrices = [  # of the same memory
             _channels_last(kernel.detach()).view(len(kernel), -1) for kernel in self.kernels
         ]
-        others = set(network.parameters()) - set(self.kernels)
+        learning = [p for p in network.parameters() if p.requires_grad]
+        others = set(learning) - set(self.kernels)
         self.parts: dict[str, torch.optim.Optimizer] = {
             "adamw": torch.optim.AdamW(
-                [p for p in network.parameters() if p in others and p.requires_grad],
+                [parameter for parameter in learning if parameter in others],
                 betas=(0.9, 0.99),
                 weight_decay=training.weight_decay,
             )
