@@ -3,7 +3,7 @@ import dataclasses
 import torch
 from conftest import CPU, TINY
 
-from denoiser.training.optimizer import Optimizer, hidden_kernels
+from denoiser.training.optimizer import Muon, Optimizer, hidden_kernels
 from denoiser.training.trainer import Trainer
 
 MUON = dataclasses.replace(
@@ -39,3 +39,21 @@ def test_muon_steps_along_orthogonal_matrices_of_the_rate():
         singular = torch.linalg.svdvals(step)
         unit = 0.5 * MUON.training.muon_rate * 0.2 * max(step.shape) ** 0.5
         assert singular.min() > 0.5 * unit and singular.max() < 1.5 * unit
+
+
+def test_muon_steps_as_torchs_does():
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(24, 40, generator=generator)
+    own, torchs = start.clone(), start.clone()
+    optimizers = (
+        Muon([own], weight_decay=0.1),
+        torch.optim.Muon([torchs], weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        own.grad = torch.randn(24, 40, generator=generator)
+        torchs.grad = own.grad.clone()
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 1e-2
+            optimizer.step()
+    moved = (torchs - start).norm()
+    assert (own - torchs).norm() < 0.03 * moved  # which computes in bf16
