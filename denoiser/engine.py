@@ -76,7 +76,7 @@ class Model:
         onnx = self._read(source)
         self.sha256 = hashlib.sha256(onnx).hexdigest()
         self._session: onnxruntime.InferenceSession | None = None
-        self._estimator: onnxruntime.InferenceSession | None = None  # opened when it is wanted
+        self._parts: dict[str, onnxruntime.InferenceSession] = {}  # opened when they are wanted
         if index is not None:
             self.fallback = gpu_problem()
             if self.fallback is None:
@@ -111,7 +111,11 @@ class Model:
             OutOfMemoryError: The device's memory does not suffice.
             ModelError: The model cannot run on this batch.
         """
-        return self._run(self._session, self._outputs[:1], image, guide)[0]
+        feeds = self._feeds(image, guide)
+        if self.contract.estimates and guide is not None and guide.min() >= 0:
+            nothing = np.zeros_like(guide[..., :: self._place_px, :: self._place_px])
+            return self._run_part("restored", feeds | {"noise": nothing})
+        return self._run(self._session, self._outputs[:1], feeds)[0]
 
     def run_with_noise(
         self, image: np.ndarray, guide: np.ndarray | None = None
@@ -122,7 +126,7 @@ class Model:
             (N, 3, H, W) float32, and (N, 1, h, w) float32 from a model that estimates; of the
             released ones h = H / 8, w = W / 8.
         """
-        found = self._run(self._session, self._outputs, image, guide)
+        found = self._run(self._session, self._outputs, self._feeds(image, guide))
         return found[0], found[1] if len(found) > 1 else None
 
     def estimate(self, image: np.ndarray) -> np.ndarray:
@@ -138,23 +142,28 @@ class Model:
             OutOfMemoryError: The device's memory does not suffice.
             ModelError: The model cannot run on this batch.
         """
-        if self._estimator is None:
+        return self._run_part("noise", self._feeds(image, np.zeros_like(image[:, :1])))
+
+    def _feeds(self, image: np.ndarray, guide: np.ndarray | None) -> dict[str, np.ndarray]:
+        feeds = {self._inputs["image"]: image}
+        if guide is not None:
+            feeds |= {self._inputs[name]: guide for name in self._inputs if name != "image"}
+        return feeds
+
+    def _run_part(self, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        """Compute one output of a model that estimates, and nothing that it does not need."""
+        if output not in self._parts:
             onnx, providers = self._opened
-            part = _part(onnx, list(self._inputs.values()), "noise")
-            self._estimator = self._open(part, providers)
-        return self._run(self._estimator, ["noise"], image, np.zeros_like(image[:, :1]))[0]
+            self._parts[output] = self._open(_part(onnx, list(feeds), output), providers)
+        return self._run(self._parts[output], [output], feeds)[0]
 
     def _run(
         self,
         session: "onnxruntime.InferenceSession | None",
         outputs: list[str],
-        image: np.ndarray,
-        guide: np.ndarray | None,
+        feeds: dict[str, np.ndarray],
     ) -> list[np.ndarray]:
         assert session is not None
-        feeds = {self._inputs["image"]: image}
-        if guide is not None:
-            feeds |= {self._inputs[name]: guide for name in self._inputs if name != "image"}
         try:
             found: list[np.ndarray] = session.run(outputs, feeds)
         except Exception as error:  # onnxruntime has no common base class for its errors
@@ -239,9 +248,11 @@ class Model:
         self.contract = self._contract()
         side = -(-32 // self.contract.stride) * self.contract.stride
         image = np.zeros((1, 3, side, side), np.float32)
-        shape = self.run(image, image[:, :1]).shape
-        if shape != image.shape:
-            raise ModelError(f"{self.name} is no restorer: {image.shape} became {shape}")
+        restored, noise = self.run_with_noise(image, image[:, :1])
+        if restored.shape != image.shape:
+            raise ModelError(f"{self.name} is no restorer: {image.shape} became {restored.shape}")
+        if noise is not None:
+            self._place_px = max(1, side // noise.shape[3])
 
 
 def _parse_contract(
@@ -292,7 +303,10 @@ def gpu_problem() -> str | None:
 
 
 def _part(onnx: bytes, inputs: list[str], output: str) -> bytes:
-    """Cut what one output needs out of a model; onnxruntime would compute all the rest too."""
+    """Cut out of a model what leads from some of its values to another.
+
+    onnxruntime would compute all the rest too.
+    """
     from onnx import load_from_string
     from onnx.utils import Extractor
 

@@ -3,7 +3,7 @@ import pytest
 from conftest import brightness_as_noise_onnx, minus_sigma_onnx, tiny_onnx
 from onnx import helper
 
-from denoiser import engine
+from denoiser import engine, load_model
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, DeviceError, ModelError
 
@@ -95,6 +95,18 @@ def test_the_estimator_alone_finds_what_the_whole_model_finds(prepared, rng):
     np.testing.assert_allclose(found[1, 0, 1, 2], image[1, :, 16:, 32:].mean(), rtol=1e-3)
     told = np.zeros_like(image[:, :1])
     np.testing.assert_array_equal(model.run_with_noise(image, told)[1], found)
+
+
+@pytest.mark.parametrize("name", ["balanced", "fast"])
+def test_telling_the_noise_gives_the_same_without_the_estimator(name, rng):
+    model = load_model(name, device="cpu")
+    image = rng.random((2, 3, 64, 96), np.float32)
+    guide = np.full_like(image[:, :1], 0.1)
+    expected, noise = model.run_with_noise(image, guide)
+    np.testing.assert_allclose(model.run(image, guide), expected, atol=1e-6)
+    np.testing.assert_allclose(model.estimate(image), noise, atol=1e-6)
+    unknown = model.run_with_noise(image, -guide)[0]
+    np.testing.assert_array_equal(model.run(image, -guide), unknown)
 
 
 def test_two_distributions_are_detected(monkeypatch):
