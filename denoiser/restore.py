@@ -291,14 +291,14 @@ def _whites(stack: np.ndarray) -> np.ndarray:
 def _find_noise(
     stack: np.ndarray, levels: Sequence[float | None], model: Model, tile_px: int
 ) -> list[np.ndarray] | None:
-    """Find how noisy the places of images are that nobody has told the level of.
+    """Find how noisy the places of images are.
 
     Places are squares of the model's stride, from the upper left corner.
 
     Args:
         stack: (N, H, W, C).
-        levels: What is known, N noise levels in [0, 1] units or None.
-        model: Estimates the others.
+        levels: N noise levels in [0, 1] units, or None to have the model estimate.
+        model: The model.
         tile_px: Side of the tiles.
 
     Returns:
@@ -308,10 +308,10 @@ def _find_noise(
     contract = model.contract
     side, white = contract.stride, _whites(stack)
     count, height, width = len(stack), *(math.ceil(length / side) for length in stack.shape[1:3])
-    noise = [np.full((height, width), level or 0, np.float32) for level in levels]
-    if None not in levels:
-        return noise
-    brightness = np.empty((count, height, width), np.float32)
+    told = [np.float32(level) for level in levels if level is not None]
+    if len(told) == count:
+        return [np.broadcast_to(level, (height, width)) for level in told]
+    noise, brightness = (np.empty((count, height, width), np.float32) for _ in range(2))
     for row, column in itertools.product(*_spans(stack, contract, tile_px)):
         windows = stack[:, row.start : row.stop, column.start : column.stop] / white
         batch = _to_batch(_padded(windows, row, column))
