@@ -1,20 +1,9 @@
-"""How noisy is a picture: an estimator that needs no model, and what to believe of one's map."""
+"""How noisy is a picture: an estimator that needs no model."""
 
 import numpy as np
 
 _PATCH = 8
 _SAMPLES = 30_000
-
-CALM = 0.1
-"""Share of the places of like brightness that are taken for calm: those that look least noisy."""
-LIKE = 0.12
-"""Standard deviation of the Gaussian that says what is of like brightness, in [0, 1] units."""
-SHADES = 17
-SPREAD = 1.3
-"""How much noisier than calm places others of like brightness can be."""
-CALMEST = 0.05
-CONTRAST = 2.0
-"""How much noisier than the calmest of the whole picture any place can be."""
 
 
 def estimate_sigma(image: np.ndarray) -> float:
@@ -40,33 +29,6 @@ def estimate_sigma(image: np.ndarray) -> float:
         if smallest.mean() <= np.median(smallest):
             break
     return float(np.sqrt(max(0.0, smallest.mean())))
-
-
-def limit_to_calm(levels: np.ndarray, brightness: np.ndarray) -> np.ndarray:
-    """Lower noise levels that were found place by place to what calm places allow.
-
-    An estimator takes dense texture for noise. But a camera's noise depends on the brightness of
-    a place (Foi et al. 2008), not on what is seen there, so calm places tell what others have.
-
-    Args:
-        levels: (h, w) noise levels, float32.
-        brightness: (h, w) of the same places, in [0, 1].
-
-    Returns:
-        (h, w) levels, nowhere higher than before.
-    """
-    order = np.argsort(levels, axis=None)
-    ascending, shades = levels.ravel()[order], brightness.ravel()[order]
-    nodes = np.linspace(0, 1, SHADES, dtype=np.float32)
-    calm = np.empty_like(nodes)
-    for index, node in enumerate(nodes):
-        weight = np.exp(-(((shades - node) / LIKE) ** 2) / 2) + 1e-4  # never none at all
-        share = np.cumsum(weight, dtype=np.float64)
-        calm[index] = ascending[np.searchsorted(share, CALM * share[-1])]
-    limit = SPREAD * np.interp(brightness, nodes, calm).astype(np.float32)
-    calmest = ascending[int(CALMEST * (ascending.size - 1))]
-    limited: np.ndarray = np.minimum(np.minimum(levels, limit), np.float32(CONTRAST) * calmest)
-    return limited
 
 
 def _patches(image: np.ndarray) -> np.ndarray:
