@@ -37,7 +37,9 @@ def test_curves_are_drawn_from_the_log(tmp_path):
     draw_curves(log, tmp_path / "empty.png")
     for step in range(1, 50):
         values = {"megapixels": step / 10, "loss": 1 / step, "penalty": 0.1}
-        log.write(step, values | {f"psnr_{level}_db": 20 + step / 10 for level in (0, 15, 25, 50)})
+        log.write(
+            step, values | {f"psnr_{level}_db": 20 + step / 10 for level in VALIDATION_SIGMAS}
+        )
     draw_curves(log, tmp_path / "curves.png")
     pictures = [np.asarray(Image.open(tmp_path / name)) for name in ("empty.png", "curves.png")]
     assert pictures[0].shape == pictures[1].shape == (400, 1000, 4)
@@ -51,14 +53,14 @@ def test_validation_measures_what_is_restored(photo, tmp_path):
         network.tail.weight.zero_(), network.tail.bias.zero_()  # restored = noisy
     scores = list(validate(network, [photo, photo[:100, :90]], CPU, tmp_path).values())
     assert scores[0] > 100  # nothing lost
-    for level, score in zip((15, 25, 50), scores[1:], strict=True):
+    for level, score in zip(VALIDATION_SIGMAS[1:], scores[1:], strict=True):
         assert score == pytest.approx(20 * np.log10(255 / level), abs=1.5)  # clipping helps
     with Image.open(tmp_path / "validation.png") as sheet:
-        assert sheet.size == (8 * 256, 2 * 256)
+        assert sheet.size == (10 * 256, 2 * 256)
         assert sheet.getpixel((88, 256 + 88)) == (255, 255, 255)  # beside the smaller picture
-    assert len(validate(network, [photo[:8, :8]] * 9, CPU, tmp_path)) == 4
+    assert len(validate(network, [photo[:8, :8]] * 9, CPU, tmp_path)) == len(VALIDATION_SIGMAS)
     with Image.open(tmp_path / "validation.png") as sheet:
-        assert sheet.size == (8 * 8, 8 * 8)  # eight rows are enough
+        assert sheet.size == (10 * 8, 8 * 8)  # eight rows are enough
     show(network, [photo], CPU, tmp_path)
     with Image.open(tmp_path / "validation.png") as sheet:
         assert sheet.size == (2 * 256, 256)
@@ -83,7 +85,7 @@ def test_validation_measures_the_recipes_own_corruption(photo, tmp_path):
     expected = np.mean([-10 * np.log10(value) for value in black])
     assert scores["psnr_own_db"] == pytest.approx(expected, abs=0.01)  # nothing is left of it
     with Image.open(tmp_path / "validation.png") as sheet:
-        assert sheet.size == (10 * 80, 2 * 80)
+        assert sheet.size == (12 * 80, 2 * 80)
 
 
 def test_holes_are_measured_inside(photo, tmp_path):

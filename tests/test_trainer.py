@@ -59,7 +59,7 @@ def test_resumed_training_is_bit_exact(recipe, crops, photo, tmp_path):
     assert logs[0][0] == logs[1][0] and len(logs[0]) == 4
     assert logs[0][-1].split(",")[-3:] == logs[1][-1].split(",")[-3:]  # validation PSNR
     with Image.open(tmp_path / "a" / "validation.png") as sheet:
-        assert sheet.size == (10 * 256, 256)
+        assert sheet.size == (12 * 256, 256)
 
 
 def test_an_interrupt_saves_first(crops, tmp_path, monkeypatch):

@@ -15,8 +15,9 @@ from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import Step, corrupt
 from denoiser.training.holes import Holes, cut_out, draw_holes
 
-VALIDATION_SIGMAS = (0, 15, 25, 50)
-"""Noise levels on the 0-255 scale; at 0 the PSNR is that of the reconstruction."""
+VALIDATION_SIGMAS = (0, 5, 15, 25, 50)
+"""Noise levels on the 0-255 scale; at 0 the PSNR is that of the reconstruction, 5 is what cameras
+leave."""
 VALIDATION_HOLES = {
     "thin": Holes(("scratches", "specks", "text")),
     "medium": Holes(("strokes", "boxes"), width_px=(8, 32)),
