@@ -198,7 +198,7 @@ def test_the_comparison_writes_its_page(tmp_path: Path, monkeypatch, capsys):
     assert texts[0] == texts[1]
     rows = [line.split(" | ") for line in texts[0].splitlines() if line.startswith("|")]
     assert [row[0] for row in rows[2:]] == ["| undercomplete", "| sparse-kl", "| denoising"]
-    assert {len(row) for row in rows if "---" not in row[0]} == {11}
+    assert {len(row) for row in rows if "---" not in row[0]} == {12}
     assert texts[0].startswith("before\n") and texts[0].endswith("\nafter\n")
     assert "stale" not in texts[0]
     names = {path.name for path in pictures.iterdir()}
