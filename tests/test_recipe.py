@@ -42,6 +42,7 @@ def test_shipped_recipes_load_and_survive_json(path):
         ("training.told = 2", "told"),
         ("training.learns = 'estimator'", "learns"),
         ("training.learns = 'slowly'", "learns"),
+        ("network.fade = 0", "fade must be positive"),
         ("network.estimator_levels = -1", "estimator_levels"),
         ("[training]\nloss = 'l3'", "loss"),
         ("[training]\ncrop_px = 97", "multiple of 8"),

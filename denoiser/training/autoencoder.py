@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from denoiser.training.filters import push_pull
 from denoiser.training.recipe import ESTIMATOR_STRIDE, Network
 
-FADE = 10 / 255
-"""Noise level in [0, 1] units below which a network with an estimator fades its change out."""
 RARE = -4.0
 """Logit of a defect that a network starts with, where it knows nothing yet."""
 ACTIVATIONS = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -98,7 +96,7 @@ class ConvAutoencoder(nn.Module):
         channels, factor, width = network.channels, network.unshuffle, network.channels[-1]
         self.factor, self.phases, self.stride = factor, network.phases, network.stride
         self.skips, self.hole, self.guided = network.skips, network.hole, network.guided
-        self.detects = network.detects
+        self.detects, self.fade = network.detects, network.fade / 255
         self.estimator = None
         if network.estimator:
             self.estimator = NoiseEstimator(network.estimator, network.estimator_levels)
@@ -178,7 +176,7 @@ class ConvAutoencoder(nn.Module):
         code, skips = self.encode(base, guide)
         restored = self.decode(code, skips).float()
         if self.estimator is not None and guide is not None:
-            restored = restored * (guide / FADE).clamp(max=1)  # no noise, no change
+            restored = restored * (guide / self.fade).clamp(max=1)  # no noise, no change
         if self.skips and not self.detects:
             restored = base + restored
         if self.hole and guide is not None:

@@ -46,6 +46,9 @@ class Network:
     """Width of a small network that estimates the noise level where none is given; 0 is none."""
     estimator_levels: int = 0
     """Levels below 1/8 of the resolution, each half as fine as the last, to see farther."""
+    fade: float = 10.0
+    """Noise level on the 0-255 scale below which a network with an estimator fades its change out,
+    so that a clean picture stays as it is."""
     phases: int = 1
     """Take the picture apart into phases x phases interleaved ones and restore each alone: noise
     that neighbouring pixels share becomes white."""
@@ -113,7 +116,7 @@ class Training:
     estimate_weight: float = 0.1
     """Weight of the estimator's error, see `objective.level_distance`."""
     learns: str = "all"
-    """all, or estimator: the rest stays as it is."""
+    """all, or of a network with an estimator only that, or only the restorer."""
     seed: int = 0
 
 
@@ -183,9 +186,10 @@ class Recipe:
             "network.estimator and estimator_levels must not be negative": (
                 network.estimator >= 0 and network.estimator_levels >= 0
             ),
-            "training.learns must be all, or estimator where there is one": (
+            "network.fade must be positive": 0 < network.fade < math.inf,
+            "training.learns must be all, or estimator or restorer where there is an estimator": (
                 training.learns == "all"
-                or (training.learns == "estimator" and network.estimator > 0)
+                or (training.learns in ("estimator", "restorer") and network.estimator > 0)
             ),
             "network.estimator needs noise_map and skips, and phases = 1": (
                 not network.estimator

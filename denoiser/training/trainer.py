@@ -120,10 +120,10 @@ class Trainer:
         self.generator = torch.Generator(device)
         self.model = ConvAutoencoder(recipe.network)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if recipe.training.learns == "estimator":
+        if recipe.training.learns != "all":
             assert self.model.estimator is not None
-            self.model.requires_grad_(False)
-            self.model.estimator.requires_grad_()
+            self.model.requires_grad_(recipe.training.learns == "restorer")
+            self.model.estimator.requires_grad_(recipe.training.learns == "estimator")
         self.ema = AveragedModel(self.model, multi_avg_fn=_update_ema(recipe.training.ema_decay))
         self.optimizer = Optimizer(self.model, recipe.training)
         self.objective: nn.Module = Objective(self.model, recipe, self.generator)
