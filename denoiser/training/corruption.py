@@ -19,8 +19,6 @@ from denoiser.training.jpeg import YCBCR, compress
 _CHROMA_POWER = 1 + 3 * sum(weight**2 for weight in YCBCR[0])
 # of white noise without its luma, summed over the channels
 
-BIAS_PX = 16  # side of the squares over which the mean of a camera's noise is taken off
-
 
 @dataclasses.dataclass
 class Batch:
@@ -211,9 +209,10 @@ class Camera(Step):
     """Noise of a camera: photons and reading under the colour filters, then all that follows.
 
     The crop is unprocessed to the light on the sensor (Brooks et al. 2019, see `camera`), and goes
-    back to a picture twice, without noise and with it; the crop gets the difference. So noise is
-    shaped by demosaicing, white balance, colour matrix and curves, but the crop is not softened by
-    them: what demosaicing does to a picture is not noise to be removed.
+    back to a picture twice, with the noise and with its negative; the crop gets half the
+    difference. So noise is shaped by demosaicing, white balance, colour matrix and curves, but the
+    crop is not softened by them, nor does the noise have a mean where curves bend: what they do to
+    a picture is not noise to be removed.
     """
 
     kind: str = dataclasses.field(init=False, default="camera")
@@ -224,6 +223,15 @@ class Camera(Step):
     """Standard deviation of a Gaussian that smooths the noise's luma, as denoising in cameras."""
     chroma_blur_px: Annotated[Range, (0, 4)] = (0, 0)
     """The same for its chroma."""
+    coarse_px: Annotated[Range, (0, 4)] = (0, 0)
+    """Denoising in cameras takes what is fine and leaves what is coarse: standard deviation of the
+    Gaussian that tells them apart."""
+    luma_left: Annotated[Range, (0, 1)] = (1, 1)
+    """What is left of the fine part of the noise's luma."""
+    chroma_left: Annotated[Range, (0, 1)] = (1, 1)
+    """The same for its chroma."""
+    chroma: Annotated[Range, (0, 1)] = (1, 1)
+    """What is left of all of the chroma, coarse and fine."""
     sharpen: Annotated[Range, (0, 4)] = (0, 0)
     """Amount of an unsharp mask of radius 1 pixel on the luma."""
 
@@ -251,11 +259,17 @@ class Camera(Step):
         mosaic = (light * masks).sum(1, keepdim=True)
         noise = (torch.exp(shot) * mosaic + read).sqrt() * draw.normal(channels=1)
         method = camera.DEMOSAICING[draw.whole(len(camera.DEMOSAICING))]
-        pair = taken_by.process(torch.cat([mosaic, mosaic + noise]), masks, method)
-        quiet, noisy = pair.chunk(2)
-        noise = _unbiased(noisy - quiet)
+        pair = taken_by.process(torch.cat([mosaic + noise, mosaic - noise]), masks, method)
+        brighter, darker = pair.chunk(2)
+        noise = (brighter - darker) / 2
         grey = luma(noise)
         noise = noise - grey
+        if self.coarse_px[1]:
+            width = draw.uniform(self.coarse_px)
+            coarse = filters.blur(torch.cat([noise, grey], 1), width, self.coarse_px[1])
+            noise = torch.lerp(coarse[:, :3], noise, draw.uniform(self.chroma_left))
+            noise = draw.uniform(self.chroma) * noise
+            grey = torch.lerp(coarse[:, 3:], grey, draw.uniform(self.luma_left))
         if self.chroma_blur_px[1]:
             width = draw.uniform(self.chroma_blur_px)
             noise = filters.blur(noise, width, self.chroma_blur_px[1])
@@ -415,14 +429,6 @@ def _with_variance(after: Batch, before: Batch) -> Batch:
     """Scale the variance by how much weaker or stronger a step has left the noise."""
     now, then = (power(batch.noisy - batch.clean) for batch in (after, before))
     return dataclasses.replace(after, variance=before.variance * now / then.clamp(min=1e-12))
-
-
-def _unbiased(noise: Tensor) -> Tensor:
-    """Take the local mean off (N, 3, H, W): curves bend noise, but means of many shots stay."""
-    side = min(BIAS_PX, *noise.shape[2:])
-    mean = F.avg_pool2d(noise, side, ceil_mode=True, count_include_pad=False)
-    size = list(noise.shape[2:])
-    return noise - F.interpolate(mean, size, mode="bilinear", align_corners=False)
 
 
 def power(noise: Tensor) -> Tensor:
