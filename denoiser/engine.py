@@ -76,6 +76,7 @@ class Model:
         onnx = self._read(source)
         self.sha256 = hashlib.sha256(onnx).hexdigest()
         self._session: onnxruntime.InferenceSession | None = None
+        self._parts: dict[str, onnxruntime.InferenceSession] = {}  # opened when they are wanted
         if index is not None:
             self.fallback = gpu_problem()
             if self.fallback is None:
@@ -110,7 +111,11 @@ class Model:
             OutOfMemoryError: The device's memory does not suffice.
             ModelError: The model cannot run on this batch.
         """
-        return self.run_with_noise(image, guide)[0]
+        feeds = self._feeds(image, guide)
+        if self.contract.estimates and guide is not None and guide.min() >= 0:
+            nothing = np.zeros_like(guide[..., :: self._place_px, :: self._place_px])
+            return self._run_part("restored", feeds | {"noise": nothing})
+        return self._run(self._session, self._outputs[:1], feeds)[0]
 
     def run_with_noise(
         self, image: np.ndarray, guide: np.ndarray | None = None
@@ -121,12 +126,46 @@ class Model:
             (N, 3, H, W) float32, and (N, 1, h, w) float32 from a model that estimates; of the
             released ones h = H / 8, w = W / 8.
         """
-        assert self._session is not None
+        found = self._run(self._session, self._outputs, self._feeds(image, guide))
+        return found[0], found[1] if len(found) > 1 else None
+
+    def estimate(self, image: np.ndarray) -> np.ndarray:
+        """Estimate the noise of a batch without restoring it, which takes a tenth of the time.
+
+        Args:
+            image: As of `run`; the contract's `estimates` must hold.
+
+        Returns:
+            (N, 1, h, w) as of `run_with_noise`.
+
+        Raises:
+            OutOfMemoryError: The device's memory does not suffice.
+            ModelError: The model cannot run on this batch.
+        """
+        return self._run_part("noise", self._feeds(image, np.zeros_like(image[:, :1])))
+
+    def _feeds(self, image: np.ndarray, guide: np.ndarray | None) -> dict[str, np.ndarray]:
         feeds = {self._inputs["image"]: image}
         if guide is not None:
             feeds |= {self._inputs[name]: guide for name in self._inputs if name != "image"}
+        return feeds
+
+    def _run_part(self, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        """Compute one output of a model that estimates, and nothing that it does not need."""
+        if output not in self._parts:
+            onnx, providers = self._opened
+            self._parts[output] = self._open(_part(onnx, list(feeds), output), providers)
+        return self._run(self._parts[output], [output], feeds)[0]
+
+    def _run(
+        self,
+        session: "onnxruntime.InferenceSession | None",
+        outputs: list[str],
+        feeds: dict[str, np.ndarray],
+    ) -> list[np.ndarray]:
+        assert session is not None
         try:
-            found: list[np.ndarray] = self._session.run(self._outputs, feeds)
+            found: list[np.ndarray] = session.run(outputs, feeds)
         except Exception as error:  # onnxruntime has no common base class for its errors
             text = str(error)
             if (
@@ -136,7 +175,7 @@ class Model:
             ):
                 raise OutOfMemoryError(f"out of memory on {self.provider}") from error
             raise ModelError(f"{self.name} failed: {text.splitlines()[0]}") from error
-        return found[0], found[1] if len(found) > 1 else None
+        return found
 
     def _read(self, source: Path | bytes) -> bytes:
         if isinstance(source, bytes):
@@ -163,11 +202,7 @@ class Model:
         runtime.preload_dlls()
         used = "fp32"
         if precision != "fp32":
-            half = _to_half(onnx)
-            if half is not None:
-                onnx, used = half, "fp16"
-            elif precision == "fp16":
-                raise ModelError("fp16 needs the package onnx: pip install 'denoiser[cuda]'")
+            onnx, used = _to_half(onnx), "fp16"
         options = {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"}
         try:
             self._start(onnx, [(CUDA, options), CPU], used)
@@ -208,13 +243,16 @@ class Model:
     def _start(self, onnx: bytes, providers: list[Any], precision: str) -> None:
         """Open a session and run one small tile: only this shows that it works."""
         self._session = self._open(onnx, providers)
+        self._opened = onnx, providers
         self.precision = precision
         self.contract = self._contract()
         side = -(-32 // self.contract.stride) * self.contract.stride
         image = np.zeros((1, 3, side, side), np.float32)
-        shape = self.run(image, image[:, :1]).shape
-        if shape != image.shape:
-            raise ModelError(f"{self.name} is no restorer: {image.shape} became {shape}")
+        restored, noise = self.run_with_noise(image, image[:, :1])
+        if restored.shape != image.shape:
+            raise ModelError(f"{self.name} is no restorer: {image.shape} became {restored.shape}")
+        if noise is not None:
+            self._place_px = max(1, side // noise.shape[3])
 
 
 def _parse_contract(
@@ -264,13 +302,23 @@ def gpu_problem() -> str | None:
     return None
 
 
-def _to_half(onnx: bytes) -> bytes | None:
-    """Convert to fp16 inside, with float32 inputs and outputs; None without the onnx package."""
-    try:
-        from onnx import load_from_string
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-    except ImportError:
-        return None
+def _part(onnx: bytes, inputs: list[str], output: str) -> bytes:
+    """Cut out of a model what leads from some of its values to another.
+
+    onnxruntime would compute all the rest too.
+    """
+    from onnx import load_from_string
+    from onnx.utils import Extractor
+
+    part = Extractor(load_from_string(onnx)).extract_model(inputs, [output])
+    return bytes(part.SerializeToString())
+
+
+def _to_half(onnx: bytes) -> bytes:
+    """Convert to fp16 inside, with float32 inputs and outputs."""
+    from onnx import load_from_string
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
     model = convert_float_to_float16(load_from_string(onnx), keep_io_types=True)
     return bytes(model.SerializeToString())
 

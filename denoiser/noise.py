@@ -1,9 +1,17 @@
-"""How noisy is a picture: an estimator that needs no model."""
+"""How noisy is a picture: an estimator that needs no model, and what to believe of one's map."""
 
 import numpy as np
 
 _PATCH = 8
 _SAMPLES = 30_000
+
+LIKE = 0.12
+"""Standard deviation of the Gaussian that says what is of like brightness, in [0, 1] units."""
+SHADES = 17
+CLIPPED = 1 / 255
+"""How near to black or white a place tells nothing of the noise of others."""
+APART = 2.0
+"""How many times more or less noise than is common a place may have."""
 
 
 def estimate_sigma(image: np.ndarray) -> float:
@@ -29,6 +37,32 @@ def estimate_sigma(image: np.ndarray) -> float:
         if smallest.mean() <= np.median(smallest):
             break
     return float(np.sqrt(max(0.0, smallest.mean())))
+
+
+def pool(levels: np.ndarray, brightness: np.ndarray) -> np.ndarray:
+    """Average noise levels that were found place by place over places of like brightness.
+
+    An estimator takes some texture for noise and some noise for texture. But a camera's noise
+    depends on the brightness of a place (Foi et al. 2008), not on what is seen there.
+
+    Args:
+        levels: (h, w) noise levels, float32.
+        brightness: (h, w) of the same places, in [0, 1].
+
+    Returns:
+        (h, w) levels, each between half and twice what it was: a picture may be made of parts that
+        are not alike.
+    """
+    tells = (brightness > CLIPPED) & (brightness < 1 - CLIPPED)
+    shades, found = (values[tells] if tells.any() else values for values in (brightness, levels))
+    nodes = np.linspace(0, 1, SHADES, dtype=np.float32)
+    common = np.empty_like(nodes)
+    for index, node in enumerate(nodes):
+        weight = np.exp(-(((shades.ravel() - node) / LIKE) ** 2) / 2) + 1e-4  # never none at all
+        common[index] = np.average(found.ravel(), weights=weight)
+    pooled = np.interp(brightness, nodes, common).astype(np.float32)
+    kept: np.ndarray = np.clip(pooled, levels / np.float32(APART), levels * np.float32(APART))
+    return kept
 
 
 def _patches(image: np.ndarray) -> np.ndarray:

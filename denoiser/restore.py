@@ -1,10 +1,12 @@
 """Restoring arrays: noise level, tiles, engine, blend."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from denoiser import tiles
 from denoiser.engine import Contract, Model
@@ -15,7 +17,7 @@ from denoiser.errors import (
     OutOfMemoryError,
     ShapeError,
 )
-from denoiser.noise import estimate_sigma
+from denoiser.noise import estimate_sigma, pool
 from denoiser.picture import white_of
 
 Progress = Callable[[int, int], None]
@@ -113,35 +115,12 @@ def _denoise_stack(
         out[...] = stack
         return [0.0 if sigma == "auto" else float(sigma)] * len(stack)
     levels = [noise_level(image, sigma, model) for image in stack]
-    told = np.array([-1.0 if level is None else level for level in levels], np.float32)
-    found: list[np.ndarray] = []  # (N,) of each tile
-
-    def restore_windows(windows: np.ndarray) -> np.ndarray:  # (N, H, W, C) to (N, H, W, C)
-        channels = windows.shape[3]
-        colour = np.repeat(windows, 3, 3) if channels == 1 else windows
-        batch = np.ascontiguousarray(colour.transpose(0, 3, 1, 2))  # (N, 3, H, W)
-        noise_map = np.empty_like(batch[:, :1])
-        noise_map[...] = told[:, None, None, None]
-        batch, noise = model.run_with_noise(batch, noise_map)
-        if noise is not None:
-            found.append(noise.mean((1, 2, 3)))
-        restored: np.ndarray = batch.transpose(0, 2, 3, 1)
-        if not np.isfinite(restored).all():
-            raise ModelError("the model returned NaN: try --precision fp32")
-        if channels == 1:
-            restored = np.asarray(restored.mean(3, keepdims=True))
-        if strength < 1:
-            restored = windows + np.float32(strength) * (restored - windows)
-        return restored
-
     tile_px = tile_px or _default_tile_px(model)
-    while not _tiled(stack, out, restore_windows, model.contract, tile_px, progress):
+    while True:
+        noise = _find_noise(stack, levels, model, tile_px)
+        if noise is not None and _tiled(stack, out, noise, model, strength, tile_px, progress):
+            return [float(places.mean()) for places in noise]
         tile_px //= 2
-    estimates = np.mean(found, 0) if found else told
-    return [
-        float(estimate) if level is None else level
-        for level, estimate in zip(levels, estimates, strict=True)
-    ]
 
 
 def check_image(image: np.ndarray, out: np.ndarray | None) -> None:
@@ -293,11 +272,106 @@ def _smallest_tile_px(contract: Contract) -> int:
     return max(SMALLEST_TILE_PX, own)
 
 
+def _is_smallest(tile_px: int, contract: Contract) -> bool:
+    return tile_px < 2 * _smallest_tile_px(contract)
+
+
+def _spans(stack: np.ndarray, contract: Contract, tile_px: int) -> list[list[tiles.Span]]:
+    """Plan the rows and the columns of tiles of (N, H, W, C)."""
+    return [
+        tiles.plan(length, tile_px, contract.halo, OVERLAP_PX, contract.stride)
+        for length in stack.shape[1:3]
+    ]
+
+
+def _whites(stack: np.ndarray) -> np.ndarray:
+    return np.array([white_of(image) for image in stack], np.float32)[:, None, None, None]
+
+
+def _find_noise(
+    stack: np.ndarray, levels: Sequence[float | None], model: Model, tile_px: int
+) -> list[np.ndarray] | None:
+    """Find how noisy the places of images are.
+
+    Places are squares of the model's stride, from the upper left corner.
+
+    Args:
+        stack: (N, H, W, C).
+        levels: N noise levels in [0, 1] units, or None to have the model estimate.
+        model: The model.
+        tile_px: Side of the tiles.
+
+    Returns:
+        N maps (H / stride, W / stride), rounded up; or None if the device lacks memory for such
+        tiles.
+    """
+    contract = model.contract
+    side, white = contract.stride, _whites(stack)
+    count, height, width = len(stack), *(math.ceil(length / side) for length in stack.shape[1:3])
+    told = [np.float32(level) for level in levels if level is not None]
+    if len(told) == count:
+        return [np.broadcast_to(level, (height, width)) for level in told]
+    noise, brightness = (np.empty((count, height, width), np.float32) for _ in range(2))
+    for row, column in itertools.product(*_spans(stack, contract, tile_px)):
+        windows = stack[:, row.start : row.stop, column.start : column.stop] / white
+        batch = _to_batch(_padded(windows, row, column))
+        try:
+            found = model.estimate(batch)[:, 0]
+        except OutOfMemoryError:
+            if _is_smallest(tile_px, contract):
+                raise
+            return None
+        inner, outer = zip(*(_places(span, side) for span in (row, column)), strict=True)
+        size = (batch.shape[3] // side, batch.shape[2] // side)
+        for index in range(count):
+            noise[index][outer] = _resized(found[index], size, Image.Resampling.BOX)[inner]
+            grey = _resized(batch[index].mean(0), size, Image.Resampling.BOX)
+            brightness[index][outer] = grey[inner]
+    return [pool(*both) for both in zip(noise, brightness, strict=True)]
+
+
+def _places(span: tiles.Span, side: int) -> tuple[slice, slice]:
+    """Say which squares a tile is to fill along an axis: in its window, and in the whole image."""
+    first = (span.core_start + span.fade_in // 2) // side
+    last = (span.core_stop - span.fade_out // 2) // side
+    start = span.start // side
+    return slice(first - start, last - start), slice(first, last)
+
+
+def _resized(plane: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
+    """Resize (H, W) float32 to (width, height)."""
+    return np.asarray(Image.fromarray(plane).resize(size, method))
+
+
+def _to_batch(windows: np.ndarray) -> np.ndarray:
+    """Turn (N, H, W, C), grey or colour, into (N, 3, H, W)."""
+    colour = np.repeat(windows, 3, 3) if windows.shape[3] == 1 else windows
+    return np.ascontiguousarray(colour.transpose(0, 3, 1, 2))
+
+
+def _restore_windows(
+    windows: np.ndarray, noise: Sequence[np.ndarray], model: Model, strength: float
+) -> np.ndarray:
+    """Restore (N, H, W, C) float32 in [0, 1] whose places are as noisy as N maps (h, w) say."""
+    batch, size = _to_batch(windows), (windows.shape[2], windows.shape[1])
+    smooth = [_resized(places, size, Image.Resampling.BILINEAR) for places in noise]
+    batch = model.run(batch, np.stack(smooth)[:, None])
+    restored: np.ndarray = batch.transpose(0, 2, 3, 1)
+    if not np.isfinite(restored).all():
+        raise ModelError("the model returned NaN: try --precision fp32")
+    if windows.shape[3] == 1:
+        restored = np.asarray(restored.mean(3, keepdims=True))
+    if strength < 1:
+        restored = windows + np.float32(strength) * (restored - windows)
+    return restored
+
+
 def _tiled(
     stack: np.ndarray,
     out: np.ndarray,
-    restore_windows: Callable[[np.ndarray], np.ndarray],
-    contract: Contract,
+    noise: Sequence[np.ndarray],
+    model: Model,
+    strength: float,
     tile_px: int,
     progress: Progress | None,
 ) -> bool:
@@ -306,9 +380,9 @@ def _tiled(
     Args:
         stack: (N, H, W, C).
         out: Where the result goes; may be `stack`.
-        restore_windows: Maps (N, H, W, C) float32 in [0, 1] to its like, H and W multiples of the
-            stride.
-        contract: The model's stride and halo.
+        noise: N maps of `_find_noise`.
+        model: The model.
+        strength: As in `denoise`.
         tile_px: Side of the tiles.
         progress: Told after each tile.
 
@@ -316,21 +390,23 @@ def _tiled(
         False if the device lacks memory for such tiles and `out` is still untouched.
     """
     count, height, width, channels = stack.shape
-    white = np.array([white_of(image) for image in stack], np.float32)[:, None, None, None]
-    row_spans, column_spans = (
-        tiles.plan(length, tile_px, contract.halo, OVERLAP_PX, contract.stride)
-        for length in (height, width)
-    )
+    contract, white = model.contract, _whites(stack)
+    row_spans, column_spans = _spans(stack, contract, tile_px)
     faded = np.zeros((count, 0, width, channels), np.float32)  # the overlap with the row above
     rows = stack[:, : row_spans[0].stop].copy()
     for index, row in enumerate(row_spans):
         band = np.zeros((count, row.core_stop - row.core_start, width, channels), np.float32)
         for column in column_spans:
             windows = _padded(rows[:, :, column.start : column.stop] / white, row, column)
+            down, across = (
+                slice(span.start // contract.stride, span.stop // contract.stride)
+                for span in (row, column)
+            )
+            local = [places[down, across] for places in noise]
             try:
-                restored = restore_windows(windows)
+                restored = _restore_windows(windows, local, model, strength)
             except OutOfMemoryError:
-                if index or tile_px < 2 * _smallest_tile_px(contract):
+                if index or _is_smallest(tile_px, contract):
                     raise
                 return False
             stop = min(column.core_stop, width)

@@ -100,6 +100,18 @@ def estimating_onnx() -> bytes:
     return tiny_onnx(nodes, initializers=initializers, outputs=("restored", "noise"))
 
 
+def brightness_as_noise_onnx() -> bytes:
+    """Takes the brightness of every 16 pixels for noise, and returns image - what it is told."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["grey"], axes=[1]),
+        helper.make_node(
+            "AveragePool", ["grey"], ["noise"], kernel_shape=[16, 16], strides=[16, 16]
+        ),
+        helper.make_node("Sub", ["image", "sigma"], ["restored"]),
+    ]
+    return tiny_onnx(nodes, outputs=("restored", "noise"), stride=16, halo=16)
+
+
 def minus_sigma_onnx() -> bytes:
     """Returns image - sigma: shows what level reached the model."""
     return tiny_onnx([helper.make_node("Sub", ["image", "sigma"], ["restored"])])

@@ -204,9 +204,9 @@ def test_pictures_of_one_kind_go_together_where_that_helps(folder, tmp_path, rng
         model = Model(blur_onnx(2), device="cpu")
         if out == "together":
             monkeypatch.setattr(batch, "CPU", "another provider")
-            run = model.run_with_noise
+            run = model.run
             monkeypatch.setattr(
-                model, "run_with_noise", lambda *a, run=run: sizes.append(len(a[0])) or run(*a)
+                model, "run", lambda *a, run=run: sizes.append(len(a[0])) or run(*a)
             )
         plan = make_plan(folder, tmp_path / out, recursive=True, format=None, suffix="")
         with open_journal(tmp_path / out) as journal:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from conftest import minus_sigma_onnx, tiny_onnx
+from conftest import brightness_as_noise_onnx, minus_sigma_onnx, tiny_onnx
 from onnx import helper
 
-from denoiser import engine
+from denoiser import engine, load_model
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, DeviceError, ModelError
 
@@ -80,11 +80,33 @@ def test_missing_file_is_named(tmp_path):
 
 def test_half_precision_keeps_float32_inputs_and_outputs():
     half = engine._to_half(minus_sigma_onnx())
-    assert half is not None
     image = np.full((1, 3, 8, 8), 0.75, np.float32)
     restored = Model(half, device="cpu").run(image, np.full_like(image[:, :1], 0.25))
     assert restored.dtype == np.float32
     np.testing.assert_allclose(restored, 0.5, atol=1e-3)
+
+
+@pytest.mark.parametrize("prepared", [bytes, engine._to_half])
+def test_the_estimator_alone_finds_what_the_whole_model_finds(prepared, rng):
+    model = Model(prepared(brightness_as_noise_onnx()), device="cpu")
+    image = rng.random((2, 3, 32, 48), np.float32)
+    found = model.estimate(image)
+    assert found.shape == (2, 1, 2, 3) and found.dtype == np.float32
+    np.testing.assert_allclose(found[1, 0, 1, 2], image[1, :, 16:, 32:].mean(), rtol=1e-3)
+    told = np.zeros_like(image[:, :1])
+    np.testing.assert_array_equal(model.run_with_noise(image, told)[1], found)
+
+
+@pytest.mark.parametrize("name", ["balanced", "fast"])
+def test_telling_the_noise_gives_the_same_without_the_estimator(name, rng):
+    model = load_model(name, device="cpu")
+    image = rng.random((2, 3, 64, 96), np.float32)
+    guide = np.full_like(image[:, :1], 0.1)
+    expected, noise = model.run_with_noise(image, guide)
+    np.testing.assert_allclose(model.run(image, guide), expected, atol=1e-6)
+    np.testing.assert_allclose(model.estimate(image), noise, atol=1e-6)
+    unknown = model.run_with_noise(image, -guide)[0]
+    np.testing.assert_array_equal(model.run(image, -guide), unknown)
 
 
 def test_two_distributions_are_detected(monkeypatch):

@@ -2,7 +2,14 @@ import contextlib
 
 import numpy as np
 import pytest
-from conftest import FOUND, blur_onnx, estimating_onnx, minus_sigma_onnx, tiny_onnx
+from conftest import (
+    FOUND,
+    blur_onnx,
+    brightness_as_noise_onnx,
+    estimating_onnx,
+    minus_sigma_onnx,
+    tiny_onnx,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -17,6 +24,7 @@ from denoiser.errors import (
     OutOfMemoryError,
     ShapeError,
 )
+from denoiser.noise import pool
 from denoiser.restore import denoise, denoise_channels
 
 dtypes = st.sampled_from([np.uint8, np.uint16, np.float32])
@@ -70,6 +78,21 @@ def test_a_model_that_estimates_is_asked_to_or_told(sigma, expected, strength):
     assert level == pytest.approx(expected)
     np.testing.assert_allclose(out, 0.5 - strength * expected, atol=1e-6)
     np.testing.assert_array_equal(denoise(image, model, **options), out)
+
+
+@pytest.mark.parametrize("tile_px", [0, 160])
+def test_the_estimate_is_pooled_over_the_whole_picture(tile_px):
+    model = Model(brightness_as_noise_onnx(), device="cpu")
+    places = np.full((16, 21), 0.1, np.float32)
+    places[6:10, 10:15] = 0.5  # a tile of its own where there are tiles
+    image = np.repeat(places.repeat(16, 0).repeat(16, 1)[:250, :330, None], 3, 2)
+    out = np.empty_like(image)
+    level = restore.denoise_into(out, image, model, tile_px=tile_px)
+    told, pooled = image - out, pool(places, places)
+    np.testing.assert_allclose(told[:80], pooled[0, 0], rtol=1e-5)
+    np.testing.assert_allclose(told[112:144, 176:224], pooled[7, 12], rtol=1e-5)
+    assert pooled[0, 0] < 0.11 and 0.4 < pooled[7, 12] < 0.49
+    assert level == pytest.approx(pooled.mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("tile", [72, 128])
@@ -141,10 +164,10 @@ class Cramped:
     def __init__(self, identity, widest_px):
         self.contract, self.widest_px = identity.contract, widest_px
 
-    def run_with_noise(self, image, sigma):
+    def run(self, image, sigma):
         if image.shape[-1] > self.widest_px:
             raise OutOfMemoryError("out of memory")
-        return image, None
+        return image
 
 
 def test_tiles_shrink_until_they_fit_the_device(identity):
