@@ -76,7 +76,7 @@ class Model:
         onnx = self._read(source)
         self.sha256 = hashlib.sha256(onnx).hexdigest()
         self._session: onnxruntime.InferenceSession | None = None
-        self._parts: dict[str, onnxruntime.InferenceSession] = {}  # opened when they are wanted
+        self._estimator: onnxruntime.InferenceSession | None = None  # opened when it is wanted
         if index is not None:
             self.fallback = gpu_problem()
             if self.fallback is None:
@@ -111,11 +111,7 @@ class Model:
             OutOfMemoryError: The device's memory does not suffice.
             ModelError: The model cannot run on this batch.
         """
-        feeds = self._feeds(image, guide)
-        if self.contract.estimates and guide is not None and guide.min() >= 0:
-            nothing = np.zeros_like(guide[..., :: self._place_px, :: self._place_px])
-            return self._run_part("restored", feeds | {"noise": nothing})
-        return self._run(self._session, self._outputs[:1], feeds)[0]
+        return self._run(self._session, self._outputs[:1], self._feeds(image, guide))[0]
 
     def run_with_noise(
         self, image: np.ndarray, guide: np.ndarray | None = None
@@ -142,20 +138,18 @@ class Model:
             OutOfMemoryError: The device's memory does not suffice.
             ModelError: The model cannot run on this batch.
         """
-        return self._run_part("noise", self._feeds(image, np.zeros_like(image[:, :1])))
+        feeds = {self._inputs["image"]: image}
+        output = self._outputs[1]
+        if self._estimator is None:
+            onnx, providers = self._opened
+            self._estimator = self._open(_part(onnx, list(feeds), output), providers)
+        return self._run(self._estimator, [output], feeds)[0]
 
     def _feeds(self, image: np.ndarray, guide: np.ndarray | None) -> dict[str, np.ndarray]:
         feeds = {self._inputs["image"]: image}
         if guide is not None:
             feeds |= {self._inputs[name]: guide for name in self._inputs if name != "image"}
         return feeds
-
-    def _run_part(self, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        """Compute one output of a model that estimates, and nothing that it does not need."""
-        if output not in self._parts:
-            onnx, providers = self._opened
-            self._parts[output] = self._open(_part(onnx, list(feeds), output), providers)
-        return self._run(self._parts[output], [output], feeds)[0]
 
     def _run(
         self,
@@ -190,6 +184,8 @@ class Model:
         options = runtime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
+        # the threads of one session would hinder those of the next for a while
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             return runtime.InferenceSession(onnx, options, providers=providers)
         except Exception as error:
@@ -248,11 +244,9 @@ class Model:
         self.contract = self._contract()
         side = -(-32 // self.contract.stride) * self.contract.stride
         image = np.zeros((1, 3, side, side), np.float32)
-        restored, noise = self.run_with_noise(image, image[:, :1])
-        if restored.shape != image.shape:
-            raise ModelError(f"{self.name} is no restorer: {image.shape} became {restored.shape}")
-        if noise is not None:
-            self._place_px = max(1, side // noise.shape[3])
+        shape = self.run(image, image[:, :1]).shape
+        if shape != image.shape:
+            raise ModelError(f"{self.name} is no restorer: {image.shape} became {shape}")
 
 
 def _parse_contract(

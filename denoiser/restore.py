@@ -115,9 +115,10 @@ def _denoise_stack(
         out[...] = stack
         return [0.0 if sigma == "auto" else float(sigma)] * len(stack)
     levels = [noise_level(image, sigma, model) for image in stack]
-    tile_px = tile_px or _default_tile_px(model)
+    tile_px, smallest = tile_px or _default_tile_px(model), _smallest_tile_px(model.contract)
     while True:
-        noise = _find_noise(stack, levels, model, tile_px)
+        # smaller tiles: the session's memory stays while that of the restorer is taken
+        noise = _find_noise(stack, levels, model, max(tile_px // 2, smallest))
         if noise is not None and _tiled(stack, out, noise, model, strength, tile_px, progress):
             return [float(places.mean()) for places in noise]
         tile_px //= 2
