@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import signal
 import sys
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 BAR_AFTER_S = 1.0
 INTERRUPTED = 130
-UNHEARD = 141
-"""Exit code where nobody reads the output any more, a shell's for SIGPIPE."""
 Advance = Callable[[int, int], None]
 
 device_options = [
@@ -146,9 +143,6 @@ def run(command: click.Command) -> NoReturn:
         code = fail(error.format_message().replace("\n", " "), ArgumentError.exit_code, verbose)
     except KeyboardInterrupt:
         code = fail("interrupted", INTERRUPTED, verbose)
-    except BrokenPipeError:  # `denoiser models | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = UNHEARD
     except Exception as error:
         code = fail(*explain(error), verbose)
     sys.exit(code)

@@ -302,16 +302,6 @@ def test_an_interrupt_leaves_no_partial_file(large, tmp_path, number):
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
 
-def test_a_reader_who_has_seen_enough_ends_it_quietly():
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "denoiser", "models"], stdout=writer, stderr=subprocess.PIPE
-    )
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (141, b"")
-
-
 def test_help_needs_neither_onnxruntime_nor_opencv():
     code = (
         "import sys, denoiser.cli;"
