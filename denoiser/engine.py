@@ -138,14 +138,13 @@ class Model:
             OutOfMemoryError: The device's memory does not suffice.
             ModelError: The model cannot run on this batch.
         """
-        feeds = {self._inputs["image"]: image}
-        output = self._outputs[1]
+        feeds, output = self._feeds(image), self._outputs[1]
         if self._estimator is None:
             onnx, providers = self._opened
             self._estimator = self._open(_part(onnx, list(feeds), output), providers)
         return self._run(self._estimator, [output], feeds)[0]
 
-    def _feeds(self, image: np.ndarray, guide: np.ndarray | None) -> dict[str, np.ndarray]:
+    def _feeds(self, image: np.ndarray, guide: np.ndarray | None = None) -> dict[str, np.ndarray]:
         feeds = {self._inputs["image"]: image}
         if guide is not None:
             feeds |= {self._inputs[name]: guide for name in self._inputs if name != "image"}

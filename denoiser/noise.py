@@ -54,12 +54,14 @@ def pool(levels: np.ndarray, brightness: np.ndarray) -> np.ndarray:
         are not alike.
     """
     tells = (brightness > CLIPPED) & (brightness < 1 - CLIPPED)
-    shades, found = (values[tells] if tells.any() else values for values in (brightness, levels))
+    if not tells.any():
+        tells[...] = True
+    shades, found = brightness[tells], levels[tells]
     nodes = np.linspace(0, 1, SHADES, dtype=np.float32)
     common = np.empty_like(nodes)
     for index, node in enumerate(nodes):
-        weight = np.exp(-(((shades.ravel() - node) / LIKE) ** 2) / 2) + 1e-4  # never none at all
-        common[index] = np.average(found.ravel(), weights=weight)
+        weight = np.exp(-(((shades - node) / LIKE) ** 2) / 2) + 1e-4  # never none at all
+        common[index] = np.average(found, weights=weight)
     pooled = np.interp(brightness, nodes, common).astype(np.float32)
     kept: np.ndarray = np.clip(pooled, levels / np.float32(APART), levels * np.float32(APART))
     return kept

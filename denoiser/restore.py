@@ -115,10 +115,12 @@ def _denoise_stack(
         out[...] = stack
         return [0.0 if sigma == "auto" else float(sigma)] * len(stack)
     levels = [noise_level(image, sigma, model) for image in stack]
-    tile_px, smallest = tile_px or _default_tile_px(model), _smallest_tile_px(model.contract)
+    tile_px = tile_px or _default_tile_px(model)
+    noise: list[np.ndarray] | None = None
     while True:
-        # smaller tiles: the session's memory stays while that of the restorer is taken
-        noise = _find_noise(stack, levels, model, max(tile_px // 2, smallest))
+        if noise is None:  # smaller tiles: their memory stays while the restorer takes its own
+            half_px = max(tile_px // 2, _smallest_tile_px(model.contract))
+            noise = _find_noise(stack, levels, model, half_px)
         if noise is not None and _tiled(stack, out, noise, model, strength, tile_px, progress):
             return [float(places.mean()) for places in noise]
         tile_px //= 2

@@ -198,6 +198,7 @@ def test_what_cameras_do_about_noise():
     assert parts(**coarse, luma_left=(0, 0))[0] < 0.4 * grey
     assert parts(**coarse, luma_left=(0, 0))[1] == pytest.approx(colour, rel=1e-3)
     assert parts(**coarse, chroma_left=(0.2, 0.2))[1] < 0.7 * colour
+    assert parts(chroma=(0.5, 0.5)) == pytest.approx((grey, colour / 2), rel=1e-3)
     assert parts(**coarse, chroma=(0.5, 0.5)) == pytest.approx((grey, colour / 2), rel=1e-3)
 
 

@@ -268,8 +268,9 @@ class Camera(Step):
             width = draw.uniform(self.coarse_px)
             coarse = filters.blur(torch.cat([noise, grey], 1), width, self.coarse_px[1])
             noise = torch.lerp(coarse[:, :3], noise, draw.uniform(self.chroma_left))
-            noise = draw.uniform(self.chroma) * noise
             grey = torch.lerp(coarse[:, 3:], grey, draw.uniform(self.luma_left))
+        if self.chroma[0] < 1:
+            noise = draw.uniform(self.chroma) * noise
         if self.chroma_blur_px[1]:
             width = draw.uniform(self.chroma_blur_px)
             noise = filters.blur(noise, width, self.chroma_blur_px[1])
