@@ -76,7 +76,9 @@ class Model:
         onnx = self._read(source)
         self.sha256 = hashlib.sha256(onnx).hexdigest()
         self._session: onnxruntime.InferenceSession | None = None
-        self._estimator: onnxruntime.InferenceSession | None = None  # opened when it is wanted
+        # parts of a model that estimates, opened when they are wanted
+        self._estimator: onnxruntime.InferenceSession | None = None
+        self._restorer: onnxruntime.InferenceSession | None = None
         if index is not None:
             self.fallback = gpu_problem()
             if self.fallback is None:
@@ -111,7 +113,12 @@ class Model:
             OutOfMemoryError: The device's memory does not suffice.
             ModelError: The model cannot run on this batch.
         """
-        return self._run(self._session, self._outputs[:1], self._feeds(image, guide))[0]
+        session, feeds = self._session, self._feeds(image, guide)
+        if self.contract.estimates and guide is not None and guide.min() >= 0:
+            if self._restorer is None:
+                self._restorer = self._open(_told(self._onnx, list(feeds), self._outputs[0]))
+            session = self._restorer
+        return self._run(session, self._outputs[:1], feeds)[0]
 
     def run_with_noise(
         self, image: np.ndarray, guide: np.ndarray | None = None
@@ -140,8 +147,7 @@ class Model:
         """
         feeds, output = self._feeds(image), self._outputs[1]
         if self._estimator is None:
-            onnx, providers = self._opened
-            self._estimator = self._open(_part(onnx, list(feeds), output), providers)
+            self._estimator = self._open(_part(self._onnx, list(feeds), output))
         return self._run(self._estimator, [output], feeds)[0]
 
     def _feeds(self, image: np.ndarray, guide: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -178,15 +184,17 @@ class Model:
         except OSError as error:
             raise ModelError(f"cannot read model {source}: {error.strerror}") from error
 
-    def _open(self, onnx: bytes, providers: list[Any]) -> "onnxruntime.InferenceSession":
+    def _open(self, onnx: bytes) -> "onnxruntime.InferenceSession":
         runtime = _runtime()
+        if self.precision == "fp16":
+            onnx = _to_half(onnx)
         options = runtime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
         # the threads of one session would hinder those of the next for a while
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            return runtime.InferenceSession(onnx, options, providers=providers)
+            return runtime.InferenceSession(onnx, options, providers=self._providers)
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{self.name} is no usable ONNX model: {reason}") from error
@@ -195,9 +203,7 @@ class Model:
         """Open the session on the GPU; if it does not end up there, say why in `fallback`."""
         runtime = _runtime()
         runtime.preload_dlls()
-        used = "fp32"
-        if precision != "fp32":
-            onnx, used = _to_half(onnx), "fp16"
+        used = "fp32" if precision == "fp32" else "fp16"
         options = {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"}
         try:
             self._start(onnx, [(CUDA, options), CPU], used)
@@ -237,9 +243,8 @@ class Model:
 
     def _start(self, onnx: bytes, providers: list[Any], precision: str) -> None:
         """Open a session and run one small tile: only this shows that it works."""
-        self._session = self._open(onnx, providers)
-        self._opened = onnx, providers
-        self.precision = precision
+        self._onnx, self._providers, self.precision = onnx, providers, precision
+        self._session = self._open(onnx)
         self.contract = self._contract()
         side = -(-32 // self.contract.stride) * self.contract.stride
         image = np.zeros((1, 3, side, side), np.float32)
@@ -304,7 +309,25 @@ def _part(onnx: bytes, inputs: list[str], output: str) -> bytes:
     from onnx.utils import Extractor
 
     part = Extractor(load_from_string(onnx)).extract_model(inputs, [output])
+    del part.graph.value_info[:]  # shapes that Extractor infers cost onnxruntime memory
     return bytes(part.SerializeToString())
+
+
+def _told(onnx: bytes, inputs: list[str], output: str) -> bytes:
+    """Cut the estimator off a model: `sigma` stands for what is chosen between it and the estimate.
+
+    A model that chooses otherwise than `where(..., sigma)` comes back whole.
+    """
+    from onnx import load_from_string
+
+    model = load_from_string(onnx)
+    for choice in [node for node in model.graph.node if node.op_type == "Where"]:
+        if choice.input[2] == "sigma":
+            for node in model.graph.node:
+                for index, name in enumerate(node.input):
+                    if name == choice.output[0]:
+                        node.input[index] = "sigma"
+    return _part(model.SerializeToString(), inputs, output)
 
 
 def _to_half(onnx: bytes) -> bytes:

@@ -316,8 +316,8 @@ def _find_noise(
         return [np.broadcast_to(level, (height, width)) for level in told]
     noise, brightness = (np.empty((count, height, width), np.float32) for _ in range(2))
     for row, column in itertools.product(*_spans(stack, contract, tile_px)):
-        windows = stack[:, row.start : row.stop, column.start : column.stop] / white
-        batch = _to_batch(_padded(windows, row, column))
+        windows = stack[:, row.start : row.stop, column.start : column.stop]
+        batch = _to_batch(windows, white, row, column)
         try:
             found = model.estimate(batch)[:, 0]
         except OutOfMemoryError:
@@ -346,26 +346,33 @@ def _resized(plane: np.ndarray, size: tuple[int, int], method: Image.Resampling)
     return np.asarray(Image.fromarray(plane).resize(size, method))
 
 
-def _to_batch(windows: np.ndarray) -> np.ndarray:
-    """Turn (N, H, W, C), grey or colour, into (N, 3, H, W)."""
-    colour = np.repeat(windows, 3, 3) if windows.shape[3] == 1 else windows
-    return np.ascontiguousarray(colour.transpose(0, 3, 1, 2))
-
-
-def _restore_windows(
-    windows: np.ndarray, noise: Sequence[np.ndarray], model: Model, strength: float
+def _to_batch(
+    windows: np.ndarray, white: np.ndarray, row: tiles.Span, column: tiles.Span
 ) -> np.ndarray:
-    """Restore (N, H, W, C) float32 in [0, 1] whose places are as noisy as N maps (h, w) say."""
-    batch, size = _to_batch(windows), (windows.shape[2], windows.shape[1])
+    """Turn windows (N, h, w, C), grey or colour, into (N, 3, H, W) float32 in [0, 1].
+
+    What the image's lower or right border cut off is mirrored.
+    """
+    planes = windows.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    planes /= white
+    below = row.stop - row.start - planes.shape[2]
+    beside = column.stop - column.start - planes.shape[3]
+    if below or beside:
+        planes = np.pad(planes, ((0, 0), (0, 0), (0, below), (0, beside)), mode="symmetric")
+    return planes if planes.shape[1] == 3 else np.repeat(planes, 3, 1)
+
+
+def _restore_batch(
+    batch: np.ndarray, noise: Sequence[np.ndarray], model: Model, strength: float
+) -> np.ndarray:
+    """Restore (N, 3, H, W) float32 in [0, 1] whose places are as noisy as N maps (h, w) say."""
+    size = (batch.shape[3], batch.shape[2])
     smooth = [_resized(places, size, Image.Resampling.BILINEAR) for places in noise]
-    batch = model.run(batch, np.stack(smooth)[:, None])
-    restored: np.ndarray = batch.transpose(0, 2, 3, 1)
+    restored = model.run(batch, np.stack(smooth)[:, None])
     if not np.isfinite(restored).all():
         raise ModelError("the model returned NaN: try --precision fp32")
-    if windows.shape[3] == 1:
-        restored = np.asarray(restored.mean(3, keepdims=True))
     if strength < 1:
-        restored = windows + np.float32(strength) * (restored - windows)
+        restored = batch + np.float32(strength) * (restored - batch)
     return restored
 
 
@@ -400,24 +407,26 @@ def _tiled(
     for index, row in enumerate(row_spans):
         band = np.zeros((count, row.core_stop - row.core_start, width, channels), np.float32)
         for column in column_spans:
-            windows = _padded(rows[:, :, column.start : column.stop] / white, row, column)
+            batch = _to_batch(rows[:, :, column.start : column.stop], white, row, column)
             down, across = (
                 slice(span.start // contract.stride, span.stop // contract.stride)
                 for span in (row, column)
             )
             local = [places[down, across] for places in noise]
             try:
-                restored = _restore_windows(windows, local, model, strength)
+                restored = _restore_batch(batch, local, model, strength)
             except OutOfMemoryError:
                 if index or _is_smallest(tile_px, contract):
                     raise
                 return False
             stop = min(column.core_stop, width)
-            core = restored[
+            core = restored.transpose(0, 2, 3, 1)[
                 :,
                 row.core_start - row.start : row.core_stop - row.start,
                 column.core_start - column.start : stop - column.start,
             ]
+            if channels == 1:
+                core = core.mean(3, keepdims=True)
             weights = column.weights()[: stop - column.core_start, None]
             band[:, :, column.core_start : stop] += core * weights
             if progress:
@@ -433,14 +442,6 @@ def _tiled(
         restored_rows = _from_float(band[:, :kept], out.dtype, white)
         out[:, row.core_start : row.core_start + kept] = restored_rows
     return True
-
-
-def _padded(windows: np.ndarray, row: tiles.Span, column: tiles.Span) -> np.ndarray:
-    """Mirror windows that the image's lower or right border cut to the size that was planned."""
-    below = row.stop - row.start - windows.shape[1]
-    beside = column.stop - column.start - windows.shape[2]
-    padding = ((0, 0), (0, below), (0, beside), (0, 0))
-    return np.pad(windows.astype(np.float32), padding, mode="symmetric")
 
 
 def _from_float(band: np.ndarray, dtype: np.dtype, white: np.ndarray) -> np.ndarray:

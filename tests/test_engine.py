@@ -3,7 +3,7 @@ import pytest
 from conftest import brightness_as_noise_onnx, minus_sigma_onnx, tiny_onnx
 from onnx import helper
 
-from denoiser import engine, load_model
+from denoiser import catalog, engine, load_model
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, DeviceError, ModelError
 
@@ -107,6 +107,19 @@ def test_the_estimator_of_released_models_needs_no_restorer(name, rng):
     np.testing.assert_allclose(model.estimate(image), noise, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["balanced", "fast"])
+def test_what_is_told_is_restored_without_the_estimator(name):
+    from onnx import load_from_string
+
+    whole = catalog.find(name).read_bytes()
+    part = load_from_string(engine._told(whole, ["image", "sigma"], "restored"))
+    left_out = {tensor.name for tensor in load_from_string(whole).graph.initializer} - {
+        tensor.name for tensor in part.graph.initializer
+    }
+    assert any("estimator" in name for name in left_out)
+    assert not any("estimator" in node.name for node in part.graph.node)
+
+
 def test_two_distributions_are_detected(monkeypatch):
     present = {"onnxruntime", "onnxruntime-gpu"}
 
@@ -124,8 +137,6 @@ def test_two_distributions_are_detected(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(engine.gpu_problem() is not None, reason="no usable GPU")
 def test_gpu_and_cpu_agree(rng):
-    from denoiser import catalog
-
     image = rng.random((1, 3, 256, 256), np.float32)
     sigma = np.full_like(image[:, :1], 0.1)
     cpu = Model(catalog.find(), device="cpu").run(image, sigma)
