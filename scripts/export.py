@@ -47,15 +47,10 @@ def main(
         raise OutputError(f"{target} exists: give --overwrite to replace it")
     state = load_checkpoint(checkpoint)
     recipe = Recipe.from_json(state["recipe"])
-    weights = {
-        name.removeprefix("module."): value
-        for name, value in state["ema"].items()
-        if name.startswith("module.")
-    }
     pictures = list(islice(read_pictures([images], SMALLEST_PX, say), PICTURES))
     facts = export(
         recipe,
-        weights,
+        state["ema"],
         target,
         pictures,
         name=target.stem,

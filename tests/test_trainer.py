@@ -54,7 +54,7 @@ def test_resumed_training_is_bit_exact(recipe, crops, photo, tmp_path):
     second.run(crops, [photo], tmp_path / "b", log_every=2)
 
     assert torch.equal(flat(straight.model.state_dict()), flat(second.model.state_dict()))
-    assert torch.equal(flat(straight.ema.state_dict()), flat(second.ema.state_dict()))
+    assert torch.equal(flat(straight.averaged.state_dict()), flat(second.averaged.state_dict()))
     logs = [(tmp_path / run / "log.csv").read_text().splitlines() for run in "ab"]
     assert logs[0][0] == logs[1][0] and len(logs[0]) == 4
     assert logs[0][-1].split(",")[-3:] == logs[1][-1].split(",")[-3:]  # validation PSNR
@@ -146,7 +146,7 @@ def test_an_interrupt_waits_for_the_step_to_be_whole(crops, tmp_path, monkeypatc
     resumed.resume(tmp_path / "checkpoint.pt")
     assert resumed.step == 3
     resumed.train_step(crops)
-    assert torch.equal(flat(resumed.ema.state_dict()), flat(straight.ema.state_dict()))
+    assert torch.equal(flat(resumed.averaged.state_dict()), flat(straight.averaged.state_dict()))
 
 
 def test_corruption_does_not_depend_on_the_precision(crops):

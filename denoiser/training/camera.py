@@ -6,11 +6,12 @@ arises, and done again.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from denoiser.training.draw import constant
 
 # XYZ to camera, of four cameras, and sRGB to XYZ, as Brooks et al. publish them
 XYZ_TO_CAMERA = (
@@ -28,20 +29,20 @@ GAMMA = 2.2
 KNEE = 0.9  # from this grey on, gains fade to one, so that white stays white
 DEMOSAICING = ("bilinear", "malvar", "hamilton-adams")
 
-Kernel = list[list[float]]
+Kernel = tuple[tuple[float, ...], ...]
 """5 x 5 weights."""
 
 
 def _kernel(rows: str, over: float = 1) -> Kernel:
     """Read rows divided by strokes, blank ones around them if there are fewer than five."""
-    weights = [[float(weight) / over for weight in row.split()] for row in rows.split("/")]
-    blank = [[0.0] * 5] * ((5 - len(weights)) // 2)
-    return [*blank, *weights, *blank]
+    weights = [tuple(float(weight) / over for weight in row.split()) for row in rows.split("/")]
+    blank = [(0.0,) * 5] * ((5 - len(weights)) // 2)
+    return (*blank, *weights, *blank)
 
 
-def _linear(cross: Kernel, row: Kernel, corners: Kernel) -> list[Kernel]:
+def _linear(cross: Kernel, row: Kernel, corners: Kernel) -> tuple[Kernel, ...]:
     """From the four neighbours, from those in the row, from those in the column, the corners."""
-    return [cross, row, [list(column) for column in zip(*row, strict=True)], corners]
+    return cross, row, tuple(zip(*row, strict=True)), corners
 
 
 LINEAR = {
@@ -56,11 +57,11 @@ LINEAR = {
         _kernel("0 0 -1.5 0 0 / 0 2 0 2 0 / -1.5 0 6 0 -1.5 / 0 2 0 2 0 / 0 0 -1.5 0 0", 8),
     ),
 }
-HAMILTON_ADAMS = [  # green from a row, the row's second difference, its first
+HAMILTON_ADAMS = (  # green from a row, the row's second difference, its first
     _kernel("-1 2 2 2 -1", 4),
     _kernel("-1 0 2 0 -1"),
     _kernel("0 -1 0 1 0"),
-]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,8 @@ class Camera:
         versions = len(mosaic) // len(self.gains)
         gains = (self.gains * masks).sum(1, keepdim=True).repeat(versions, 1, 1, 1)
         colours = demosaic((mosaic * gains).clamp(max=1), masks, method)  # black has room below
-        matrices = torch.linalg.inv(self.to_camera).repeat(versions, 1, 1)
+        inverse, _ = torch.linalg.inv_ex(self.to_camera)  # `inv` waits, to check
+        matrices = inverse.repeat(versions, 1, 1)
         linear = torch.einsum("nij,njhw->nihw", matrices, colours.clamp(0, 1))
         curved = linear.clamp(1e-8, 1) ** (1 / GAMMA)
         return curved**2 * (3 - 2 * curved)
@@ -110,7 +112,8 @@ def random_camera(mix: Tensor, red: Tensor, blue: Tensor, exposure: Tensor) -> C
         blue: (N, 1, 1, 1) gain of blue over green.
         exposure: (N, 1, 1, 1) gain of all.
     """
-    known = torch.einsum("kij,jl->kil", mix.new_tensor(XYZ_TO_CAMERA), mix.new_tensor(RGB_TO_XYZ))
+    to_camera, to_xyz = (constant(values, mix.device) for values in (XYZ_TO_CAMERA, RGB_TO_XYZ))
+    known = torch.einsum("kij,jl->kil", to_camera, to_xyz)
     matrix = torch.einsum("nk,kij->nij", mix / mix.sum(1, keepdim=True), known)
     gains = exposure * torch.cat([red, torch.ones_like(red), blue], 1)
     return Camera(matrix / matrix.sum(2, keepdim=True), gains)
@@ -175,7 +178,7 @@ def _green_in_rows(mosaic: Tensor) -> tuple[Tensor, Tensor]:
     return green, bend.abs() + step.abs()
 
 
-def _filter(plane: Tensor, kernels: Sequence[Kernel]) -> Tensor:
+def _filter(plane: Tensor, kernels: tuple[Kernel, ...]) -> Tensor:
     """Convolve (N, 1, H, W) with K kernels to (N, K, H, W); mirrored borders keep the mosaic."""
     padded = F.pad(plane, (2, 2, 2, 2), mode="reflect")
-    return F.conv2d(padded, plane.new_tensor(kernels)[:, None])
+    return F.conv2d(padded, constant(kernels, plane.device)[:, None])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoiser.training import camera, filters, holes
-from denoiser.training.draw import Draw, Range
+from denoiser.training.draw import Draw, Range, constant
 from denoiser.training.jpeg import YCBCR, compress
 
 _CHROMA_POWER = 1 + 3 * sum(weight**2 for weight in YCBCR[0])
@@ -439,7 +439,7 @@ def power(noise: Tensor) -> Tensor:
 
 def luma(image: Tensor) -> Tensor:
     """Luma of (N, 3, H, W) by ITU-R BT.601, (N, 1, H, W)."""
-    return (image * image.new_tensor(YCBCR[0])[:, None, None]).sum(1, keepdim=True)
+    return (image * constant(YCBCR[0], image.device)[:, None, None]).sum(1, keepdim=True)
 
 
 def levels_of(steps: Sequence[Step]) -> Range:

@@ -1,10 +1,20 @@
-"""Random numbers for a batch of crops, made on the training device."""
+"""Random numbers and constants for a batch of crops, made on the training device."""
+
+import functools
+import random
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Range = tuple[float, float]
 """[low, high], drawn uniformly per crop; annotated with the least and the most that it may be."""
+
+
+@functools.cache
+def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    """Put nested tuples of numbers on a device once, as float32: each copy would wait for it."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 class Draw:
@@ -30,9 +40,16 @@ class Draw:
         return torch.randn(shape, device=self.batch.device, generator=self.generator)
 
     def whole(self, count: int) -> int:
-        """Pick one whole number in [0, count), the same for all crops."""
-        shape, device = (1,), self.generator.device
-        return int(torch.randint(count, shape, device=device, generator=self.generator))
+        """Pick one whole number in [0, count), the same for all crops.
+
+        Of a GPU's numbers only the place in their sequence is used: the host does not wait.
+        """
+        generator = self.generator
+        if generator.device.type == "cpu":
+            return int(torch.randint(count, (1,), generator=generator))
+        place = generator.get_offset()
+        generator.set_offset(place + 4)  # as one number would
+        return random.Random(f"{generator.initial_seed()} {place}").randrange(count)
 
     def crops(self) -> Tensor:
         """Standard normal, one number per crop, (N, 1, 1, 1)."""

@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from denoiser.training.draw import constant
 
 # ITU-T T.81 (1992), tables K.1 and K.2: quantisation at quality 50
 LUMA = (
@@ -30,6 +33,11 @@ YCBCR = (
     (-0.168735892, -0.331264108, 0.5),
     (0.5, -0.418687589, -0.081312411),
 )
+RGB = tuple(map(tuple, np.linalg.inv(YCBCR).tolist()))
+DCT = tuple(
+    tuple(math.cos((2 * x + 1) * u * math.pi / 16) * (0.5 if u else 8**-0.5) for x in range(8))
+    for u in range(8)
+)  # (frequency, place), orthonormal
 
 
 def compress(image: Tensor, quality: Tensor, top: int = 0, left: int = 0) -> Tensor:
@@ -48,27 +56,23 @@ def compress(image: Tensor, quality: Tensor, top: int = 0, left: int = 0) -> Ten
     below, beside = -(height + top) % 16, -(width + left) % 16
     pixels = (image.clamp(0, 1) * 255).round()
     padded = F.pad(pixels, (left, beside, top, below), mode="replicate")
-    to_ycbcr = padded.new_tensor(YCBCR)
-    ycbcr = torch.einsum("ij,njhw->nihw", to_ycbcr, padded)
+    ycbcr = torch.einsum("ij,njhw->nihw", constant(YCBCR, image.device), padded)
     luma, chroma = ycbcr[:, :1] - 128, F.avg_pool2d(ycbcr[:, 1:], 2)
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
     luma, chroma = _quantise(luma, LUMA, scale), _quantise(chroma, CHROMA, scale)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     ycbcr = torch.cat([luma + 128, chroma], 1)
-    rgb = torch.einsum("ij,njhw->nihw", torch.linalg.inv(to_ycbcr), ycbcr)
+    rgb = torch.einsum("ij,njhw->nihw", constant(RGB, image.device), ycbcr)
     return rgb[:, :, top : top + height, left : left + width].round().clamp(0, 255) / 255
 
 
 def _quantise(plane: Tensor, table: tuple[tuple[int, ...], ...], scale: Tensor) -> Tensor:
     """Round the DCT coefficients of each 8x8 block to multiples of the table's steps."""
     count, channels, height, width = plane.shape
-    dct = plane.new_tensor(
-        [
-            [math.cos((2 * x + 1) * u * math.pi / 16) * (0.5 if u else 8**-0.5) for x in range(8)]
-            for u in range(8)
-        ]
-    )  # (frequency, place), orthonormal
-    steps = ((plane.new_tensor(table) * scale + 50) / 100).floor().clamp(1, 255)  # (N, 1, 8, 8)
+    dct = constant(DCT, plane.device)
+    steps = (
+        ((constant(table, plane.device) * scale + 50) / 100).floor().clamp(1, 255)
+    )  # (N, 1, 8, 8)
     steps = steps[:, :, None, :, None, :]
     blocks = plane.reshape(count, channels, height // 8, 8, width // 8, 8)
     coefficients = torch.einsum("ux,ncaxby,vy->ncaubv", dct, blocks, dct)

@@ -1,6 +1,7 @@
 """AdamW, and Muon for the kernels of hidden convolutions."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,26 +32,36 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Step against the gradient with Nesterov's momentum."""
         for group in self.param_groups:
+            alike = defaultdict(list)  # kernels of one shape go together: a GPU is asked less often
             for kernel in group["params"]:
                 if not self.state[kernel]:
                     self.state[kernel]["momentum"] = torch.zeros_like(kernel)
-                momentum = self.state[kernel]["momentum"]
-                momentum.lerp_(kernel.grad, 1 - MOMENTUM)
-                ahead = kernel.grad.lerp(momentum, MOMENTUM).flatten(1)
-                kernel.mul_(1 - group["lr"] * group["weight_decay"])
-                rate = group["lr"] * 0.2 * math.sqrt(max(ahead.shape))
-                kernel.sub_(orthogonal(ahead).view(kernel.shape), alpha=rate)
+                alike[kernel.shape].append(kernel)
+            for shape, kernels in alike.items():
+                momenta = [self.state[kernel]["momentum"] for kernel in kernels]
+                gradients: list[Tensor] = [kernel.grad for kernel in kernels]
+                torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+                ahead = torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM)).flatten(2)
+                torch._foreach_mul_(kernels, 1 - group["lr"] * group["weight_decay"])
+                rate = group["lr"] * 0.2 * math.sqrt(max(ahead.shape[1:]))
+                steps = orthogonal(ahead).to(ahead.dtype).reshape(-1, *shape)
+                torch._foreach_sub_(kernels, steps.unbind(), alpha=rate)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Bring the singular values of (O, I) between about 0.7 and 1.2 by Newton-Schulz iteration."""
-    tall = len(matrix) > matrix.shape[1]
-    x: Tensor = matrix.mT if tall else matrix
-    x = x / x.norm().clamp(min=1e-7)
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Bring the singular values of (N, O, I) between about 0.7 and 1.2 by Newton-Schulz iteration.
+
+    On a GPU in bf16, which is precise enough for it.
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    x: Tensor = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = x.bfloat16() if x.is_cuda else x
     linear, cubic, quintic = QUINTIC
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)
+        change = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
+        x = torch.baddbmm(x, change, x, beta=linear)
     return x.mT if tall else x
 
 

@@ -1,6 +1,7 @@
 """One training loop: schedule, EMA, checkpoint, resume, several processes."""
 
 import contextlib
+import copy
 import importlib.util
 import math
 import signal
@@ -8,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from denoiser.errors import InputError, RecipeError, TrainingError
 from denoiser.training import neighbor2neighbor
@@ -34,7 +34,6 @@ from denoiser.training.record import (
     validate_holes,
 )
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
 DIVERGED = 10  # a loss this many times the least one so far ends the run
 RECENT = 0.1  # weight of the newest step in the running mean that is watched for it
 
@@ -47,15 +46,15 @@ def schedule(step: int, training: Training) -> float:
     return warmup * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _update_ema(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Exponential moving average; its decay grows as (1 + n) / (10 + n), to forget the start."""
+@torch.no_grad()
+def _average(averaged: nn.Module, current: nn.Module, step: int, decay: float) -> None:
+    """Exponential moving average; its decay grows as (1 + n) / (10 + n), to forget the start.
 
-    def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        torch._foreach_lerp_(
-            averaged, current, 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        )
-
-    return update
+    torch's `AveragedModel` counts on the device and waits for it at every step.
+    """
+    old: list[Tensor] = list(averaged.parameters())
+    new: list[Tensor] = list(current.parameters())
+    torch._foreach_lerp_(old, new, 1 - min(decay, (1 + step) / (10 + step)))
 
 
 def supports_bf16(device: torch.device) -> bool:
@@ -124,7 +123,8 @@ class Trainer:
             assert self.model.estimator is not None
             self.model.requires_grad_(recipe.training.learns == "restorer")
             self.model.estimator.requires_grad_(recipe.training.learns == "estimator")
-        self.ema = AveragedModel(self.model, multi_avg_fn=_update_ema(recipe.training.ema_decay))
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False)
+        """The network with averaged weights: what is measured and exported."""
         self.optimizer = Optimizer(self.model, recipe.training)
         self.objective: nn.Module = Objective(self.model, recipe, self.generator)
         if self.processes > 1:
@@ -132,11 +132,6 @@ class Trainer:
         compiles = device.type == "cuda" and importlib.util.find_spec("triton")
         if compiles and not recipe.penalties.contraction:  # which differentiates twice
             self.objective = torch.compile(self.objective)  # type: ignore[assignment]
-
-    @property
-    def averaged(self) -> ConvAutoencoder:
-        """The network with averaged weights: what is measured and exported."""
-        return cast(ConvAutoencoder, self.ema.module)
 
     def start_from(self, recipe: Recipe, weights: Mapping[str, Tensor]) -> None:
         """Start from trained weights, with a fresh optimiser and schedule.
@@ -168,7 +163,7 @@ class Trainer:
             raise RecipeError(
                 "the weights to start from belong to another network: give their --recipe"
             ) from error
-        self.ema.module.load_state_dict(taken)
+        self.averaged.load_state_dict(taken)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; the file appears under its name only when whole."""
@@ -176,7 +171,7 @@ class Trainer:
             "recipe": self.recipe.to_json(),
             "step": self.step,
             "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
+            "ema": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         part = path.with_suffix(".part")
@@ -198,7 +193,7 @@ class Trainer:
             )
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+        self.averaged.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def train_step(self, crops: Crops) -> tuple[Tensor, Tensor]:
@@ -221,7 +216,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), training.largest_gradient)
         with _uninterrupted():
             self.optimizer.step(schedule(self.step, training))
-            self.ema.update_parameters(self.model)
+            _average(self.averaged, self.model, self.step, training.ema_decay)
             self.step += 1
         return loss.detach(), penalty.detach()
 
