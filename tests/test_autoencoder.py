@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import vector_field
 from conftest import CPU, TINY
 
-from denoiser.training.autoencoder import ConvAutoencoder, join, split
+from denoiser import noise
+from denoiser.training.autoencoder import ConvAutoencoder, join, pool, split
 from denoiser.training.dataset import Crops
 from denoiser.training.recipe import Network, Recipe, Training
 from denoiser.training.trainer import Trainer
@@ -109,6 +112,19 @@ def test_a_denoiser_points_toward_the_data():
 
 
 ESTIMATING = dataclasses.replace(TINY.network, estimator=4)
+
+
+def test_levels_are_averaged_as_by_the_engine(rng):
+    image = torch.from_numpy(rng.random((2, 3, 32, 48), np.float32) ** 3)
+    image[0, :, :8] = 0  # tells nothing
+    levels = torch.from_numpy(rng.uniform(0.01, 0.05, (2, 1, 4, 6)).astype(np.float32))
+    brightness = F.avg_pool2d(image.mean(1), 8)
+    pairs = zip(levels[:, 0].numpy(), brightness.numpy(), strict=True)
+    expected = [noise.pool(*pair) for pair in pairs]
+    found = pool(levels, image)[:, 0].numpy()
+    # which is between 17 shades of grey
+    np.testing.assert_allclose(found, np.stack(expected), rtol=0.02)
+    assert np.abs(found / levels[:, 0].numpy() - 1).max() > 0.2
 
 
 def test_no_noise_means_no_change_and_half_the_noise_is_half_the_estimate():

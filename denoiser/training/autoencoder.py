@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiser import noise
 from denoiser.training.filters import push_pull
 from denoiser.training.recipe import ESTIMATOR_STRIDE, Network
 
@@ -47,6 +48,15 @@ class Context(nn.Module):
         return x + F.pixel_shuffle(self.up(coarse), 2)
 
 
+class Sight(nn.Conv2d):
+    """A convolution of the picture itself: exact where others are not, for bf16 has greys apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, K, H, W), float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 class NoiseEstimator(nn.Module):
     """Estimates how noisy each place is, as in CBDNet (Guo et al. 2019), at 1/8 resolution.
 
@@ -57,7 +67,7 @@ class NoiseEstimator(nn.Module):
         super().__init__()
         fine, middle, coarse = width, 2 * width, 4 * width
         convolutions = [
-            nn.Conv2d(3 * 2**2, fine, 3, padding=1),
+            Sight(3 * 2**2, fine, 3, padding=1),
             nn.Conv2d(fine, fine, 3, padding=1),
             nn.Conv2d(fine, middle, 2, stride=2),
             nn.Conv2d(middle, middle, 3, padding=1),
@@ -100,7 +110,7 @@ class ConvAutoencoder(nn.Module):
         self.estimator = None
         if network.estimator:
             self.estimator = NoiseEstimator(network.estimator, network.estimator_levels)
-        self.head = nn.Conv2d((3 + network.guided) * factor**2, channels[0], 3, padding=1)
+        self.head = Sight((3 + network.guided) * factor**2, channels[0], 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels)
         self.downs = nn.ModuleList(
             nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(channels)
@@ -125,12 +135,15 @@ class ConvAutoencoder(nn.Module):
             assert self.tail.bias is not None
             nn.init.constant_(self.tail.bias, RARE)
 
-    def noise_level(self, image: Tensor, sigma: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def noise_level(
+        self, image: Tensor, sigma: Tensor | None, *, pooled: bool = False
+    ) -> tuple[Tensor | None, Tensor]:
         """Find the noise map to restore with.
 
         Args:
             image: (N, 3, H, W).
             sigma: (N, 1, H, W) noise level; -k stands for k times what the estimator finds.
+            pooled: Whether that is averaged over places of like brightness, as the engine does.
 
         Returns:
             (N, 1, H, W) without negative values, and the estimate, (N, 1, H / 8, W / 8); without
@@ -139,8 +152,9 @@ class ConvAutoencoder(nn.Module):
         if self.estimator is None or sigma is None:
             return sigma, image[:, :1, :0, :0]
         estimate: Tensor = self.estimator(image)
+        level = pool(estimate, image) if pooled else estimate
         smooth = F.interpolate(
-            estimate, scale_factor=ESTIMATOR_STRIDE, mode="bilinear", align_corners=False
+            level, scale_factor=ESTIMATOR_STRIDE, mode="bilinear", align_corners=False
         )
         return torch.where(sigma < 0, -sigma * smooth, sigma), estimate
 
@@ -198,14 +212,36 @@ class ConvAutoencoder(nn.Module):
         """
         return self.restore(image, guide)[0]
 
-    def restore(self, image: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def restore(
+        self, image: Tensor, guide: Tensor | None = None, *, pooled: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Restore, and also give the estimated noise map, see `forward` and `noise_level`."""
-        guide, estimate = self.noise_level(image, guide)
+        guide, estimate = self.noise_level(image, guide, pooled=pooled)
         if self.phases == 1:
             restored, _ = self.reconstruct(image, guide)
             return torch.sigmoid(restored) if self.detects else restored, estimate
         guide = None if guide is None else split(guide, self.phases)
         return join(self.reconstruct(split(image, self.phases), guide)[0], self.phases), estimate
+
+
+def pool(levels: Tensor, image: Tensor) -> Tensor:
+    """Average noise levels over places of like brightness, as `noise.pool` does.
+
+    Args:
+        levels: (N, 1, H / 8, W / 8).
+        image: (N, 3, H, W).
+
+    Returns:
+        (N, 1, H / 8, W / 8).
+    """
+    grey = F.avg_pool2d(image.detach().mean(1, keepdim=True), ESTIMATOR_STRIDE).flatten(2)
+    tells = (grey > noise.CLIPPED) & (grey < 1 - noise.CLIPPED)  # (N, 1, places)
+    tells = tells | ~tells.any(2, keepdim=True)
+    nearness = torch.exp(-(((grey.mT - grey) / noise.LIKE) ** 2) / 2) + 1e-4  # (N, places, places)
+    weights = nearness * tells
+    common = (weights @ levels.flatten(2).mT) / weights.sum(2, keepdim=True)
+    near = common.mT.reshape(levels.shape)
+    return torch.minimum(torch.maximum(near, levels / noise.APART), levels * noise.APART)
 
 
 def split(batch: Tensor, phases: int) -> Tensor:

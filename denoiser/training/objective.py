@@ -44,7 +44,7 @@ class Objective(nn.Module):
         options = self.recipe.penalties
         if options.contraction:
             image = image.requires_grad_()
-        noise_map, estimate = self.network.noise_level(image, sigma)
+        noise_map, estimate = self.network.noise_level(image, sigma, pooled=True)
         restored, code = self.network.reconstruct(image, noise_map)
         if self.recipe.network.hole:
             weight = self.recipe.training.gradient_weight

@@ -230,7 +230,8 @@ def restore(network: ConvAutoencoder, noisy: Tensor, sigma: Tensor, device: torc
     """Restore (N, 3, H, W) of noise level (N, 1, H, W); the result is clipped, on the CPU."""
     network.eval()
     with torch.inference_mode():
-        restored: Tensor = network(noisy.to(device), sigma.to(device)).cpu().clamp(0, 1)
+        restored, _ = network.restore(noisy.to(device), sigma.to(device), pooled=True)
+        restored = restored.cpu().clamp(0, 1)
     network.train()
     return restored
 
