@@ -52,12 +52,12 @@ def calm_places(picture: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def camera_steps(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """Find the list of steps with the camera in it; zooming would show another place."""
-    if any(isinstance(step, Camera) for step in steps):
-        return tuple(step for step in steps if step.kind != "zoom")
+    """Find the list of steps with the cameras in it; zooming would show another place."""
     ways = [
         way for step in steps if isinstance(step, Either) for way in (step.steps, step.otherwise)
     ]
+    if any(isinstance(step, Camera) for way in (steps, *ways) for step in way[:1]):
+        return tuple(step for step in steps if step.kind != "zoom")
     return next((found for way in ways if (found := camera_steps(way))), ())
 
 

@@ -105,5 +105,7 @@ def test_the_levels_of_either_way_count():
     assert photo.sigma_range == (0, 60)
     nested = photo.corruption[0].otherwise[0].steps[0]
     assert nested == Either(
-        steps=(Gaussian(sigma=(0, 60)),), otherwise=(Gaussian(sigma=(0, 12), share=0.7),)
+        part=0.6,
+        steps=(Gaussian(sigma=(0, 60)),),
+        otherwise=(Gaussian(sigma=(0, 12), share=0.8),),
     )
