@@ -116,7 +116,8 @@ class Model:
         session, feeds = self._session, self._feeds(image, guide)
         if self.contract.estimates and guide is not None and guide.min() >= 0:
             if self._restorer is None:
-                self._restorer = self._open(_told(self._onnx, list(feeds), self._outputs[0]))
+                part = _told(self._onnx, list(feeds), self._outputs[0])
+                self._restorer = self._open(part) if part else self._session
             session = self._restorer
         return self._run(session, self._outputs[:1], feeds)[0]
 
@@ -244,6 +245,7 @@ class Model:
     def _start(self, onnx: bytes, providers: list[Any], precision: str) -> None:
         """Open a session and run one small tile: only this shows that it works."""
         self._onnx, self._providers, self.precision = onnx, providers, precision
+        self._estimator = self._restorer = None  # those of a GPU that did not work
         self._session = self._open(onnx)
         self.contract = self._contract()
         side = -(-32 // self.contract.stride) * self.contract.stride
@@ -308,26 +310,35 @@ def _part(onnx: bytes, inputs: list[str], output: str) -> bytes:
     from onnx import load_from_string
     from onnx.utils import Extractor
 
-    part = Extractor(load_from_string(onnx)).extract_model(inputs, [output])
-    del part.graph.value_info[:]  # shapes that Extractor infers cost onnxruntime memory
+    try:
+        part = Extractor(load_from_string(onnx)).extract_model(inputs, [output])
+    except ValueError as error:
+        raise ModelError(f"the model cannot be taken apart: {error}") from error
     return bytes(part.SerializeToString())
 
 
-def _told(onnx: bytes, inputs: list[str], output: str) -> bytes:
-    """Cut the estimator off a model: `sigma` stands for what is chosen between it and the estimate.
+def _told(onnx: bytes, inputs: list[str], output: str) -> bytes | None:
+    """Cut the estimator off a model, for noise levels that are not negative.
 
-    A model that chooses otherwise than `where(..., sigma)` comes back whole.
+    Returns:
+        The model in which `sigma` takes the place of `where(sigma < limit, ..., sigma)`; None if
+        it does not choose like that.
     """
     from onnx import load_from_string
 
     model = load_from_string(onnx)
-    for choice in [node for node in model.graph.node if node.op_type == "Where"]:
-        if choice.input[2] == "sigma":
-            for node in model.graph.node:
-                for index, name in enumerate(node.input):
-                    if name == choice.output[0]:
-                        node.input[index] = "sigma"
-    return _part(model.SerializeToString(), inputs, output)
+    nodes = model.graph.node
+    below = {
+        node.output[0] for node in nodes if node.op_type == "Less" and node.input[0] == "sigma"
+    }
+    chosen = {
+        node.output[0]
+        for node in nodes
+        if node.op_type == "Where" and node.input[0] in below and node.input[2] == "sigma"
+    }
+    for node in nodes:
+        node.input[:] = ["sigma" if name in chosen else name for name in node.input]
+    return _part(model.SerializeToString(), inputs, output) if chosen else None
 
 
 def _to_half(onnx: bytes) -> bytes:

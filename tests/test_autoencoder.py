@@ -114,6 +114,16 @@ def test_a_denoiser_points_toward_the_data():
 ESTIMATING = dataclasses.replace(TINY.network, estimator=4)
 
 
+def test_half_greys_are_seen_under_bf16():
+    image = torch.rand(1, 3, 16, 16).round(decimals=1) + 0.8
+    seen = ConvAutoencoder(TINY.network).head
+    inputs = F.pixel_unshuffle(torch.cat([image, image[:, :1]], 1), 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = seen(inputs + 0.4 / 255) - seen(inputs)
+    torch.testing.assert_close(found, seen(inputs + 0.4 / 255) - seen(inputs))
+    assert found.dtype == torch.float32 and found.abs().max() > 0
+
+
 def test_levels_are_averaged_as_by_the_engine(rng):
     image = torch.from_numpy(rng.random((2, 3, 32, 48), np.float32) ** 3)
     image[0, :, :8] = 0  # tells nothing

@@ -97,7 +97,7 @@ def test_the_estimator_alone_finds_what_the_whole_model_finds(prepared, rng):
     np.testing.assert_array_equal(model.run_with_noise(image, told)[1], found)
 
 
-@pytest.mark.parametrize("name", ["balanced", "fast"])
+@pytest.mark.parametrize("name", catalog.SIZES)
 def test_the_estimator_of_released_models_needs_no_restorer(name, rng):
     model = load_model(name, device="cpu")
     image = rng.random((2, 3, 64, 96), np.float32)
@@ -107,7 +107,7 @@ def test_the_estimator_of_released_models_needs_no_restorer(name, rng):
     np.testing.assert_allclose(model.estimate(image), noise, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["balanced", "fast"])
+@pytest.mark.parametrize("name", catalog.SIZES)
 def test_what_is_told_is_restored_without_the_estimator(name):
     from onnx import load_from_string
 
@@ -118,6 +118,20 @@ def test_what_is_told_is_restored_without_the_estimator(name):
     }
     assert any("estimator" in name for name in left_out)
     assert not any("estimator" in node.name for node in part.graph.node)
+
+
+def test_a_model_that_chooses_its_level_otherwise_stays_whole():
+    assert engine._told(minus_sigma_onnx(), ["image", "sigma"], "restored") is None
+
+
+def test_nothing_is_left_of_a_gpu_that_did_not_work(monkeypatch, rng):
+    monkeypatch.setattr(engine, "gpu_problem", lambda: None)  # a driver, but no CUDA libraries
+    image = rng.random((1, 3, 64, 96), np.float32)
+    sigma = np.full_like(image[:, :1], 0.1)
+    expected = Model(catalog.find("fast"), device="cpu").run(image, sigma)
+    model = Model(catalog.find("fast"), device="auto")
+    assert model.fallback and model.precision == "fp32"
+    np.testing.assert_array_equal(model.run(image, sigma), expected)
 
 
 def test_two_distributions_are_detected(monkeypatch):

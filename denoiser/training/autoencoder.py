@@ -49,12 +49,12 @@ class Context(nn.Module):
 
 
 class Sight(nn.Conv2d):
-    """A convolution of the picture itself: exact where others are not, for bf16 has greys apart."""
+    """A convolution of the picture itself, exact where others are in bf16, too coarse for greys."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, K, H, W), float32."""
+        """Map (N, C, H, W) to (N, K, H, W), of the weights' type."""
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
+            return super().forward(x.to(self.weight.dtype))
 
 
 class NoiseEstimator(nn.Module):
@@ -143,7 +143,7 @@ class ConvAutoencoder(nn.Module):
         Args:
             image: (N, 3, H, W).
             sigma: (N, 1, H, W) noise level; -k stands for k times what the estimator finds.
-            pooled: Whether that is averaged over places of like brightness, as the engine does.
+            pooled: Whether that is averaged over places of like brightness, see `pool`.
 
         Returns:
             (N, 1, H, W) without negative values, and the estimate, (N, 1, H / 8, W / 8); without
@@ -227,6 +227,8 @@ class ConvAutoencoder(nn.Module):
 def pool(levels: Tensor, image: Tensor) -> Tensor:
     """Average noise levels over places of like brightness, as `noise.pool` does.
 
+    The engine does so over the whole picture, in squares of the model's stride; this, over a crop.
+
     Args:
         levels: (N, 1, H / 8, W / 8).
         image: (N, 3, H, W).
@@ -239,8 +241,8 @@ def pool(levels: Tensor, image: Tensor) -> Tensor:
     tells = tells | ~tells.any(2, keepdim=True)
     nearness = torch.exp(-(((grey.mT - grey) / noise.LIKE) ** 2) / 2) + 1e-4  # (N, places, places)
     weights = nearness * tells
-    common = (weights @ levels.flatten(2).mT) / weights.sum(2, keepdim=True)
-    near = common.mT.reshape(levels.shape)
+    common = (weights * levels.flatten(2)).sum(2) / weights.sum(2)
+    near = common.reshape(levels.shape)
     return torch.minimum(torch.maximum(near, levels / noise.APART), levels * noise.APART)
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from denoiser.training.draw import constant
+
 GAMMA = 2.0
 """Weight of the regulariser, as in the paper's experiments on synthetic noise."""
 # pixels of a cell are numbered 0 1 / 2 3; pairs of neighbours, (input, target)
@@ -24,7 +26,7 @@ def draw_pairs(noisy: Tensor, generator: torch.Generator) -> Tensor:
         device=noisy.device,
         generator=generator,
     )
-    return torch.tensor(PAIRS, device=noisy.device).T[:, which]
+    return constant(PAIRS, noisy.device).long().T[:, which]
 
 
 def subsample(batch: Tensor, choice: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
 
     A kernel (O, I, K, K) is taken as the matrix (O, I K K) that it is to its inputs. Steps are
     scaled so that the rate means the same as AdamW's (Liu et al. 2025). torch's own computes in
-    bf16 always, which takes seconds a step on a CPU without bf16; this one in the kernels' type.
+    bf16 always, which takes seconds a step on a CPU without bf16; this one on GPUs that have it.
     """
 
     def __init__(self, kernels: Iterable[Tensor], weight_decay: float) -> None:
@@ -51,12 +51,13 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices: Tensor) -> Tensor:
     """Bring the singular values of (N, O, I) between about 0.7 and 1.2 by Newton-Schulz iteration.
 
-    On a GPU in bf16, which is precise enough for it.
+    On a GPU that has it in bf16, which is precise enough.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x: Tensor = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    x = x.bfloat16() if x.is_cuda else x
+    if x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False):
+        x = x.bfloat16()
     linear, cubic, quintic = QUINTIC
     for _ in range(ITERATIONS):
         gram = x @ x.mT
