@@ -25,7 +25,7 @@ from gi.repository import Babl, Gegl, Gimp, GLib, GObject  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 PROTOCOL = 1
-CONTEXT_PX, HOLE_CONTEXT_PX = 96, 320  # around what is denoised, and around a hole
+CONTEXT_PX, HOLE_CONTEXT_PX = 128, 320  # around what is denoised, and around a hole
 GRID_PX = 32  # on which crops begin: a multiple of all strides, and of the cells of filling.py
 BAND_BYTES = 1 << 22
 FOREIGN = ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_", "GI_")
