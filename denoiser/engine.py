@@ -14,6 +14,7 @@ import numpy as np
 from denoiser.errors import ArgumentError, DeviceError, ModelError, OutOfMemoryError
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -148,7 +149,7 @@ class Model:
         """
         feeds, output = self._feeds(image), self._outputs[1]
         if self._estimator is None:
-            self._estimator = self._open(_part(self._onnx, list(feeds), output))
+            self._estimator = self._open(_part(_parsed(self._onnx), list(feeds), output))
         return self._run(self._estimator, [output], feeds)[0]
 
     def _feeds(self, image: np.ndarray, guide: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -302,16 +303,21 @@ def gpu_problem() -> str | None:
     return None
 
 
-def _part(onnx: bytes, inputs: list[str], output: str) -> bytes:
+def _parsed(onnx: bytes) -> "onnx.ModelProto":
+    from onnx import load_from_string
+
+    return load_from_string(onnx)
+
+
+def _part(model: "onnx.ModelProto", inputs: list[str], output: str) -> bytes:
     """Cut out of a model what leads from some of its values to another.
 
     onnxruntime would compute all the rest too.
     """
-    from onnx import load_from_string
     from onnx.utils import Extractor
 
     try:
-        part = Extractor(load_from_string(onnx)).extract_model(inputs, [output])
+        part = Extractor(model).extract_model(inputs, [output])
     except ValueError as error:
         raise ModelError(f"the model cannot be taken apart: {error}") from error
     return bytes(part.SerializeToString())
@@ -324,9 +330,7 @@ def _told(onnx: bytes, inputs: list[str], output: str) -> bytes | None:
         The model in which `sigma` takes the place of `where(sigma < limit, ..., sigma)`; None if
         it does not choose like that.
     """
-    from onnx import load_from_string
-
-    model = load_from_string(onnx)
+    model = _parsed(onnx)
     nodes = model.graph.node
     below = {
         node.output[0] for node in nodes if node.op_type == "Less" and node.input[0] == "sigma"
@@ -338,15 +342,14 @@ def _told(onnx: bytes, inputs: list[str], output: str) -> bytes | None:
     }
     for node in nodes:
         node.input[:] = ["sigma" if name in chosen else name for name in node.input]
-    return _part(model.SerializeToString(), inputs, output) if chosen else None
+    return _part(model, inputs, output) if chosen else None
 
 
 def _to_half(onnx: bytes) -> bytes:
     """Convert to fp16 inside, with float32 inputs and outputs."""
-    from onnx import load_from_string
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = convert_float_to_float16(load_from_string(onnx), keep_io_types=True)
+    model = convert_float_to_float16(_parsed(onnx), keep_io_types=True)
     return bytes(model.SerializeToString())
 
 

@@ -70,10 +70,8 @@ def _quantise(plane: Tensor, table: tuple[tuple[int, ...], ...], scale: Tensor) 
     """Round the DCT coefficients of each 8x8 block to multiples of the table's steps."""
     count, channels, height, width = plane.shape
     dct = constant(DCT, plane.device)
-    steps = (
-        ((constant(table, plane.device) * scale + 50) / 100).floor().clamp(1, 255)
-    )  # (N, 1, 8, 8)
-    steps = steps[:, :, None, :, None, :]
+    steps = (constant(table, plane.device) * scale + 50) / 100  # (N, 1, 8, 8)
+    steps = steps.floor().clamp(1, 255)[:, :, None, :, None, :]
     blocks = plane.reshape(count, channels, height // 8, 8, width // 8, 8)
     coefficients = torch.einsum("ux,ncaxby,vy->ncaubv", dct, blocks, dct)
     coefficients = (coefficients / steps).round() * steps
