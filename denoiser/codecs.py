@@ -19,6 +19,12 @@ from denoiser.picture import FORMATS, Format, Mode, Picture, check_size
 
 _XMP_KEY = "XML:com.adobe.xmp"
 _PNG_COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP"}
+_PNG_TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
+_PNG_RAW_PROFILE = b"Raw profile type "
+_IPTC_RESOURCE = 0x0404  # of Photoshop's image resources
+_XMP_THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails>.*?</\1:Thumbnails>", re.DOTALL)
+_XMP_SIDES = {b"PixelXDimension": b"PixelYDimension", b"ImageWidth": b"ImageLength"}
+_XMP_SIDES |= {other: side for side, other in _XMP_SIDES.items()}
 _TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -44,6 +50,8 @@ def decode(data: bytes) -> Picture:
                 picture.pixels, picture.mode = _decode_deep_png(data)
             else:
                 picture.pixels, picture.mode = _decode_8bit(file)
+    if picture.xmp:  # which show the picture as it was
+        picture.xmp = _XMP_THUMBNAILS.sub(b"", picture.xmp)
     _make_upright(picture)
     return picture
 
@@ -84,6 +92,8 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
             "subsampling": sampling if sampling >= 0 else 0,
             "progressive": bool(info.get("progressive")),
         }
+        picture.iptc = info.get("photoshop", {}).get(_IPTC_RESOURCE) or None
+        picture.comment = info.get("comment") or None
     elif name == "WEBP":
         picture.encoding = {"lossless": b"VP8L" in _riff_chunks(data)}
     elif name == "PNG":
@@ -95,6 +105,10 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
                 block = body
             elif kind == b"iTXt" and body.startswith(_XMP_KEY.encode() + b"\0"):
                 picture.xmp = _itxt(body)
+            elif kind in _PNG_TEXT_CHUNKS and body.startswith(_PNG_RAW_PROFILE):
+                picture.notes.append("a raw profile of ImageMagick in it is dropped")
+            elif kind in _PNG_TEXT_CHUNKS:
+                picture.texts.append((kind, body))
     elif name == "AVIF" and _avif_is_deep(data):
         picture.notes.append("AVIF of more than 8 bits per channel is read as 8 bits")
     while block.startswith(b"Exif\0\0"):
@@ -105,8 +119,9 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
         x, y = (float(value) for value in info["dpi"])
         picture.dpi = (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
     frames = getattr(file, "n_frames", 1)
-    if frames > 1 and file.format != "MPO":
-        picture.notes.append(f"only the first of {frames} frames is restored")
+    if frames > 1:
+        part = "pictures in it" if file.format == "MPO" else "frames"
+        picture.notes.append(f"only the first of {frames} {part} is restored")
     return picture
 
 
@@ -116,7 +131,7 @@ def _checked_exif(block: bytes, notes: list[str]) -> bytes | None:
     except ValueError:
         notes.append("its EXIF is damaged: dropped")
         return None
-    return block
+    return exif.without_thumbnail(block)
 
 
 def _has_density(info: dict[Any, Any], block: bytes | None) -> bool:
@@ -197,6 +212,11 @@ def _make_upright(picture: Picture) -> None:
     picture.pixels = np.ascontiguousarray(picture.pixels)
     if picture.xmp:
         picture.xmp = re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", picture.xmp)
+        if orientation >= 5:
+            names = b"|".join(_XMP_SIDES)
+            picture.xmp = re.sub(
+                rb"(?<=:)(" + names + rb")\b", lambda found: _XMP_SIDES[found[1]], picture.xmp
+            )
 
 
 @contextlib.contextmanager
@@ -226,6 +246,10 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
         if same and quality is None:
             del options["quality"]
             options |= picture.encoding
+        if picture.iptc:
+            options["extra"] = _photoshop_segment(picture.iptc)
+        if picture.comment:
+            options["comment"] = picture.comment
         if "dpi" in options:
             options["dpi"] = tuple(round(value) for value in options["dpi"])
     elif format.name == "WEBP":
@@ -237,11 +261,19 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
         options["pnginfo"] = info = PngInfo()
         if picture.xmp:
             info.add_itxt(_XMP_KEY, picture.xmp.decode("utf-8", "replace"))
-        for kind, body in picture.png_chunks.items():
+        for kind, body in [*picture.png_chunks.items(), *picture.texts]:
             info.add(kind, body)
-    metadata = sum(len(block or b"") for block in (picture.icc, picture.exif, picture.xmp))
+    blocks = (picture.icc, picture.exif, picture.xmp, picture.iptc, picture.comment)
+    metadata = sum(len(block or b"") for block in blocks)
     with _buffer_for(4 * pixels.size + metadata + 65536):
         image.save(file, format.name, **options)
+
+
+def _photoshop_segment(iptc: bytes) -> bytes:
+    """Wrap IPTC into the JPEG segment APP13, as Photoshop's image resource without a name."""
+    resource = b"8BIM" + struct.pack(">HHI", _IPTC_RESOURCE, 0, len(iptc)) + iptc
+    body = b"Photoshop 3.0\0" + resource + b"\0" * (len(iptc) % 2)
+    return b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
 
 
 def _encode_deep_png(picture: Picture, file: IO[bytes]) -> None:
@@ -262,7 +294,7 @@ def _encode_deep_png(picture: Picture, file: IO[bytes]) -> None:
     if picture.xmp:
         chunks[b"iTXt"] = _XMP_KEY.encode() + b"\0\0\0\0\0" + picture.xmp
     file.write(encoded[:33])  # signature and IHDR
-    for kind, body in chunks.items():
+    for kind, body in [*chunks.items(), *picture.texts]:
         crc = zlib.crc32(kind + body)
         file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc))
     file.write(encoded[33:])

@@ -66,7 +66,9 @@ writing_options = [
         show_default=True,
         help="Bits per channel of OUT.",
     ),
-    click.option("--strip-metadata", is_flag=True, help="Leave out EXIF, XMP and DPI."),
+    click.option(
+        "--strip-metadata", is_flag=True, help="Leave out EXIF, XMP, IPTC, comments and DPI."
+    ),
     click.option("--suffix", default="", help="Added to the file's stem when OUT is a folder."),
     click.option("--overwrite", is_flag=True, help="Replace what exists; do again what is done."),
     click.option("--skip-existing", is_flag=True, help="Do nothing where the output exists."),

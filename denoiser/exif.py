@@ -4,6 +4,7 @@ An EXIF block is a small TIFF file (EXIF 2.3, section 4.5; TIFF 6.0, section 2).
 encoding and values of any kind pass through as the bytes that they are.
 """
 
+import contextlib
 import dataclasses
 import io
 import struct
@@ -11,6 +12,9 @@ from typing import IO
 
 ORIENTATION, X_RESOLUTION, XMP = 0x0112, 0x011A, 700
 EXIF_DIRECTORY, GPS_DIRECTORY = 0x8769, 0x8825
+IPTC = 33723
+_WIDTH, _HEIGHT = 0xA002, 0xA003  # of the EXIF directory
+_THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # where one stands, and its bytes: JPEG, strips
 _INTEROPERABILITY = 0xA005
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _VALUE_BYTES |= {16: 8, 17: 8, 18: 8}  # BigTIFF
@@ -72,7 +76,7 @@ def parse(data: bytes) -> Block:
 
 def has_tag(block: bytes, tag: int) -> bool:
     """Whether the first directory of an EXIF block holds a tag."""
-    return any(found == tag for _, found in _places(block))
+    return tag in _places(block)
 
 
 def from_tiff(data: bytes) -> bytes | None:
@@ -100,13 +104,13 @@ def append(block: Block, entries: list[Entry], offset: int) -> bytes:
     return b"".join([_pack_directory([*entries, *pointers], offset, block.order), *parts])
 
 
-def add_to_tiff(file: IO[bytes], block: Block, xmp: bytes | None) -> None:
+def add_to_tiff(file: IO[bytes], block: Block, packets: dict[int, bytes | None]) -> None:
     """Give a classic TIFF a new first directory that has the block's entries as well.
 
     Args:
         file: The file, of the block's byte order, open for reading and writing.
         block: What to add.
-        xmp: An XMP packet to add.
+        packets: More to add, by tag: `XMP`, `IPTC`.
     """
     file.seek(4)
     (offset,) = struct.unpack(block.order + "I", file.read(4))
@@ -119,8 +123,7 @@ def add_to_tiff(file: IO[bytes], block: Block, xmp: bytes | None) -> None:
         entries.append(Entry(tag, kind, count, raw[place + 8 : place + 12]))
     present = {entry.tag for entry in entries}
     entries += [entry for entry in block.entries if entry.tag not in present]
-    if xmp:
-        entries.append(Entry(XMP, 1, len(xmp), xmp))
+    entries += [Entry(tag, 1, len(data), data) for tag, data in packets.items() if data]
     end = file.seek(0, io.SEEK_END)
     end += file.write(b"\0" * (end % 2))
     file.write(append(block, entries, end))
@@ -131,28 +134,68 @@ def add_to_tiff(file: IO[bytes], block: Block, xmp: bytes | None) -> None:
 def reset_orientation(block: bytes) -> tuple[int, bytes]:
     """Set the orientation to 1 in place, so that maker notes keep their offsets.
 
+    Width and height that the block tells are exchanged if that turns the picture on its side.
+
     Returns:
         The orientation found (1 if there is none), and the EXIF block with 1 in its place.
     """
-    order = "<" if block[:2] == b"II" else ">"
-    for place, tag in _places(block):
-        (kind,) = struct.unpack_from(order + "H", block, place + 2)
-        if tag == ORIENTATION and kind in (3, 4):
-            form = order + ("H" if kind == 3 else "I")
-            (orientation,) = struct.unpack_from(form, block, place + 8)
-            upright = bytearray(block)
-            struct.pack_into(form, upright, place + 8, 1)
-            return orientation, bytes(upright)
-    return 1, block
+    order = _order(block)
+    place = _places(block).get(ORIENTATION)
+    kind = struct.unpack_from(order + "H", block, place + 2)[0] if place else 0
+    if place is None or kind not in (3, 4):
+        return 1, block
+    form = order + ("H" if kind == 3 else "I")
+    (orientation,) = struct.unpack_from(form, block, place + 8)
+    upright = bytearray(block)
+    struct.pack_into(form, upright, place + 8, 1)
+    if orientation in range(5, 9) and (pointer := _places(block).get(EXIF_DIRECTORY)):
+        (start,) = struct.unpack_from(order + "I", block, pointer + 8)
+        places = _places(block, start)
+        if _WIDTH in places and _HEIGHT in places:
+            width, height = (slice(places[tag] + 2, places[tag] + 12) for tag in (_WIDTH, _HEIGHT))
+            upright[width], upright[height] = block[height], block[width]
+    return orientation, bytes(upright)
 
 
-def _places(block: bytes) -> list[tuple[int, int]]:
-    """Where each entry of the first directory stands, and its tag."""
-    order = "<" if block[:2] == b"II" else ">"
+def without_thumbnail(block: bytes) -> bytes:
+    """Erase the thumbnail in place: it shows the picture as it was, and turned as it was."""
+    order = _order(block)
     (start,) = struct.unpack_from(order + "I", block, 4)
     (count,) = struct.unpack_from(order + "H", block, start)
+    pointer, erased = start + 2 + 12 * count, bytearray(block)
+    with contextlib.suppress(struct.error):  # of a second directory that is none
+        (second,) = struct.unpack_from(order + "I", block, pointer)
+        struct.pack_into(order + "I", erased, pointer, 0)
+        directory = _read_directory(block, second, order, False) if second else []
+        found = {entry.tag: _numbers(entry, order) for entry in directory}
+        for where, lengths in _THUMBNAILS:
+            parts = zip(found.get(where, ()), found.get(lengths, ()), strict=False)
+            for start, length in parts:
+                end = min(start + length, len(erased))
+                erased[start:end] = bytes(max(0, end - start))
+                if 8 < start < len(erased) <= end + 1:
+                    del erased[start:]  # as usual it was the last that the block holds
+    return bytes(erased)
+
+
+def _numbers(entry: Entry, order: str) -> tuple[int, ...]:
+    """Values of an entry of whole numbers; none if it holds something else."""
+    form = {3: "H", 4: "I"}.get(entry.kind)
+    return struct.unpack(f"{order}{entry.count}{form}", entry.value) if form else ()
+
+
+def _order(block: bytes) -> str:
+    return "<" if block[:2] == b"II" else ">"
+
+
+def _places(block: bytes, start: int | None = None) -> dict[int, int]:
+    """Where each entry of the directory at `start` stands, of the first if None, by its tag."""
+    order = _order(block)
+    if start is None:
+        (start,) = struct.unpack_from(order + "I", block, 4)
+    (count,) = struct.unpack_from(order + "H", block, start)
     places = range(start + 2, start + 2 + 12 * count, 12)
-    return [(place, struct.unpack_from(order + "H", block, place)[0]) for place in places]
+    return {struct.unpack_from(order + "H", block, place)[0]: place for place in places}
 
 
 def _pointer(entry: Entry) -> str:

@@ -97,7 +97,8 @@ def write(
         format: One of `FORMATS`.
         quality: 1-100 for the lossy formats; None keeps the input's where it is known.
         depth: Bits per channel; "keep" goes no lower than the format demands.
-        strip_metadata: Leave out EXIF, XMP and DPI. ICC stays: without it colours change.
+        strip_metadata: Leave out all that stands beside the pixels but ICC, without which colours
+            change.
         overwrite: Replace an existing file. Other things than files are never replaced.
         scratch: Folder for the unfinished file if it is on the same file system; None is the
             target's own.

@@ -12,6 +12,16 @@ from denoiser.errors import InputError
 
 Mode = Literal["L", "LA", "RGB", "RGBA", "CMYK"]
 
+METADATA = {
+    "icc": "ICC",
+    "exif": "EXIF",
+    "xmp": "XMP",
+    "dpi": "DPI",
+    "iptc": "IPTC",
+    "comment": "a comment",
+    "texts": "texts of a PNG",
+}
+"""What a picture may carry, as `Format.metadata` and `Picture` name it, and what people call it."""
 LARGEST_MP = 300
 """Larger pictures are taken for decompression bombs."""
 LARGEST_FLOAT = 4.0
@@ -31,16 +41,16 @@ class Format:
     metadata: tuple[str, ...] = ("icc", "exif", "xmp")
     cmyk: bool = False
     longest_block: int = 2**31
-    """Largest EXIF or XMP block in bytes."""
+    """Largest EXIF, XMP or IPTC block in bytes."""
 
 
 FORMATS = (
-    Format("PNG", (".png",), ("uint8", "uint16"), metadata=("icc", "exif", "xmp", "dpi")),
+    Format("PNG", (".png",), ("uint8", "uint16"), metadata=("icc", "exif", "xmp", "dpi", "texts")),
     Format(
         "JPEG",
         (".jpg", ".jpeg", ".jpe", ".jfif"),
         alpha=False,
-        metadata=("icc", "exif", "xmp", "dpi"),
+        metadata=("icc", "exif", "xmp", "dpi", "iptc", "comment"),
         cmyk=True,
         longest_block=65_000 - 29,
     ),
@@ -48,7 +58,7 @@ FORMATS = (
         "TIFF",
         (".tif", ".tiff"),
         ("uint8", "uint16", "float32"),
-        metadata=("icc", "exif", "xmp", "dpi"),
+        metadata=("icc", "exif", "xmp", "dpi", "iptc"),
         cmyk=True,
     ),
     Format("WEBP", (".webp",), grey=False),
@@ -74,6 +84,12 @@ class Picture:
     """The EXIF block from its TIFF header on, orientation already 1."""
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    iptc: bytes | None = None
+    """Captions and keywords of a JPEG (IPTC-IIM)."""
+    comment: bytes | None = None
+    """Of a JPEG."""
+    texts: list[tuple[bytes, bytes]] = dataclasses.field(default_factory=list)
+    """Text chunks of a PNG other than XMP: kind and content."""
     encoding: dict[str, Any] = dataclasses.field(default_factory=dict)
     """How the file was compressed, to do it the same way if the format stays."""
     png_chunks: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
@@ -98,7 +114,7 @@ def adapt(
         picture: What is to be written; not modified.
         format: What it has to fit into.
         depth: "keep", "8" or "16" bits per channel.
-        strip_metadata: Drop EXIF, XMP and resolution.
+        strip_metadata: Drop all that stands beside the pixels, but for ICC.
 
     Returns:
         The adapted picture, and what was lost, a line each.
@@ -106,16 +122,17 @@ def adapt(
     pixels, mode, notes = _adapt_pixels(picture, format, depth)
     changes: dict[str, Any] = {"pixels": pixels, "mode": mode}
     lost = []
-    for name in ("icc", "exif", "xmp", "dpi"):
+    for name, label in METADATA.items():
         value = getattr(picture, name)
+        nothing: list[Any] | None = [] if name == "texts" else None
         if strip_metadata and name != "icc":
-            changes[name] = None
+            changes[name] = nothing
         elif value and name not in format.metadata:
-            changes[name] = None
-            lost.append(name.upper())
-        elif value and name in ("exif", "xmp") and len(value) > format.longest_block:
-            changes[name] = None
-            lost.append(f"{name.upper()} of more than 64 KB")
+            changes[name] = nothing
+            lost.append(label)
+        elif value and name in ("exif", "xmp", "iptc") and len(value) > format.longest_block:
+            changes[name] = nothing
+            lost.append(f"{label} of more than 64 KB")
     if picture.mode == "CMYK" and mode != "CMYK":
         changes["icc"] = None  # it described the ink
     elif changes.get("icc", picture.icc) and mode.startswith("RGB") and _is_grey(picture.icc):

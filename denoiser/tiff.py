@@ -80,7 +80,7 @@ def encode(picture: Picture, file: IO[bytes]) -> None:
         software=False,
         metadata=None,
     )
-    exif.add_to_tiff(file, block, picture.xmp)
+    exif.add_to_tiff(file, block, {exif.XMP: picture.xmp, exif.IPTC: picture.iptc})
 
 
 def _kind(page: tifffile.TiffPage) -> Mode | str:

@@ -18,6 +18,8 @@ from denoiser.images import FORMATS, Picture, format_of, read, write
 PNG, JPEG, TIFF, WEBP, AVIF, BMP = FORMATS
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
 
+IPTC = b"\x1c\x02\x78\x00\x06Sunset" + b"\x1c\x02\x19\x00\x04seas"
+
 
 def exif_block(orientation=1):
     block = Image.Exif()
@@ -128,11 +130,107 @@ def test_bit_depth_changes_on_request(tmp_path, srgb):
     np.testing.assert_array_equal(back.pixels, picture.pixels)
 
 
-def test_stripping_metadata_keeps_the_profile(srgb, tmp_path):
-    found, notes = through_file(
-        full_picture("RGB", "uint8", srgb), PNG, tmp_path, strip_metadata=True
-    )
+@pytest.mark.parametrize("format", [PNG, JPEG, TIFF], ids=lambda format: format.name)
+def test_stripping_metadata_keeps_the_profile(format, srgb, tmp_path):
+    texts = [(b"tEXt", b"Title\0Sea")]
+    picture = full_picture("RGB", "uint8", srgb, iptc=IPTC, comment=b"mine", texts=texts)
+    found, notes = through_file(picture, format, tmp_path, strip_metadata=True)
     assert (found.exif, found.xmp, found.dpi, found.icc) == (None, None, None, srgb) and not notes
+    assert (found.iptc, found.comment, found.texts) == (None, None, [])
+
+
+@pytest.mark.parametrize("iptc", [IPTC, IPTC + b"\0"], ids=["even", "odd"])
+def test_captions_and_comments_of_a_jpeg_are_kept_or_named(iptc, tmp_path):
+    source = Picture(random_pixels("RGB", "uint8"), "RGB", "PNG", iptc=iptc, comment=b"mine")
+    found, notes = through_file(source, JPEG, tmp_path / "a")
+    assert (found.iptc, found.comment, notes) == (iptc, b"mine", [])
+    twice, notes = through_file(found, JPEG, tmp_path / "a")
+    assert (twice.iptc, twice.comment, notes) == (iptc, b"mine", [])
+    _, notes = through_file(found, TIFF, tmp_path / "b")
+    with tifffile.TiffFile(tmp_path / "b" / "a.tif") as file:
+        assert bytes(file.pages.first.tags[exif.IPTC].value) == iptc
+    assert notes == ["TIFF cannot hold a comment: dropped"]
+    _, notes = through_file(found, PNG, tmp_path / "c")
+    assert notes == ["PNG cannot hold IPTC, a comment: dropped"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_texts_of_a_png_are_kept_or_named(dtype, tmp_path):
+    texts = [
+        (b"tEXt", b"Title\0Sea"),
+        (b"tEXt", b"Author\0Anna"),
+        (b"iTXt", b"T\0\0\0\0\0s\xc3\xa9"),
+    ]
+    source = Picture(random_pixels("RGB", dtype), "RGB", "PNG", xmp=XMP, texts=texts)
+    found, notes = through_file(source, PNG, tmp_path)
+    assert (found.texts, found.xmp, notes) == (texts, XMP, [])
+    _, notes = through_file(found, BMP, tmp_path / "b")
+    assert "texts of a PNG" in notes[-1]
+    raw = [(b"zTXt", b"Raw profile type exif\0\0")]
+    found, _ = through_file(Picture(source.pixels, "RGB", "PNG", texts=raw), PNG, tmp_path / "c")
+    assert not found.texts and "raw profile" in found.notes[0]
+
+
+def with_thumbnail(block, thumbnail, *, by_strips=False):
+    """An EXIF block with a second directory, and behind it a thumbnail."""
+    order = {b"II": "<", b"MM": ">"}[block[:2]]
+    (first,) = struct.unpack_from(order + "I", block, 4)
+    (count,) = struct.unpack_from(order + "H", block, first)
+    block = bytearray(block + bytes(len(block) % 2))
+    struct.pack_into(order + "I", block, first + 2 + 12 * count, len(block))
+    tags = (0x0111, 0x0117) if by_strips else (0x0201, 0x0202)
+    values = (len(block) + 2 + 24 + 4, len(thumbnail))
+    entries = [
+        struct.pack(order + "HHII", tag, 4, 1, n) for tag, n in zip(tags, values, strict=True)
+    ]
+    return bytes(block) + struct.pack(order + "H", 2) + b"".join(entries) + bytes(4) + thumbnail
+
+
+@pytest.mark.parametrize("format", [PNG, JPEG, TIFF, WEBP, AVIF], ids=lambda format: format.name)
+@pytest.mark.parametrize("by_strips", [False, True])
+def test_thumbnails_of_the_picture_as_it_was_are_erased(format, by_strips, tmp_path):
+    secret = b"what was painted out" * 50
+    block = with_thumbnail(exif_block(), secret, by_strips=by_strips)
+    xmp = XMP.replace(b"<rdf", b"<xmp:Thumbnails><x>secret</x>\n</xmp:Thumbnails><rdf")
+    source = Picture(random_pixels("RGB", "uint8"), "RGB", "PNG", exif=block, xmp=xmp)
+    found, _ = through_file(source, format, tmp_path / "a")  # as another program wrote it
+    again, _ = through_file(found, format, tmp_path / "a")
+    assert again.xmp == XMP and exif_facts(again.exif) == exif_facts(exif_block())
+    data = (tmp_path / "a" / f"a{format.suffixes[0]}").read_bytes()
+    assert b"painted" not in data and b"Thumbnails" not in data
+
+
+@given(st.binary(max_size=60), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_damaged_thumbnails_do_no_harm(tail, offset, length):
+    block = bytearray(with_thumbnail(exif_block(), tail))
+    order = {b"II": "<", b"MM": ">"}[bytes(block[:2])]
+    struct.pack_into(order + "I", block, len(block) - len(tail) - 16, length)
+    struct.pack_into(order + "I", block, len(block) - len(tail) - 4 - 24 + 8, offset)
+    erased = exif.without_thumbnail(bytes(block))
+    assert len(erased) <= len(block)
+    assert exif.without_thumbnail(erased) == erased
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_stated_sides_are_exchanged_when_a_picture_is_turned(orientation, tmp_path):
+    block = Image.Exif()
+    block[0x0112] = orientation
+    block.get_ifd(0x8769).update({0xA002: 8, 0xA003: 70_000})  # of different kinds
+    stated = b'<rdf tiff:ImageWidth="8" tiff:ImageLength="4" exif:PixelXDimension="8"/>'
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 4)).save(path, exif=block, xmp=stated)
+    picture, sides = read(path), Image.Exif()
+    sides.load(picture.exif)
+    found = [sides.get_ifd(0x8769)[tag] for tag in (0xA002, 0xA003)]
+    turned = orientation >= 5
+    assert found == ([70_000, 8] if turned else [8, 70_000])
+    assert (b'tiff:ImageLength="8" tiff:ImageWidth="4" exif:PixelY' in picture.xmp) is turned
+
+
+def test_the_second_picture_of_a_telephone_is_mentioned(tmp_path):
+    one, other = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    one.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[other])
+    assert read(tmp_path / "a.jpg").notes == ["only the first of 2 pictures in it is restored"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
