@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from denoiser.errors import ArgumentError, DeviceError, ModelError, OutOfMemoryError
+from denoiser.signals import uninterrupted
 
 if TYPE_CHECKING:
     import onnx
@@ -356,7 +357,8 @@ def _to_half(onnx: bytes) -> bytes:
 def _runtime() -> Any:
     """Import onnxruntime late: it costs more than everything else that `--help` needs."""
     try:
-        import onnxruntime
+        with uninterrupted():
+            import onnxruntime
 
         found = hasattr(onnxruntime, "InferenceSession")
     except ImportError:

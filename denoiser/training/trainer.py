@@ -1,13 +1,10 @@
 """One training loop: schedule, EMA, checkpoint, resume, several processes."""
 
-import contextlib
 import copy
 import importlib.util
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from denoiser.errors import InputError, RecipeError, TrainingError
+from denoiser.signals import uninterrupted
 from denoiser.training import neighbor2neighbor
 from denoiser.training.autoencoder import ConvAutoencoder, split
 from denoiser.training.corruption import corrupt, power
@@ -63,27 +61,6 @@ def supports_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM until the block is done, so that no step is half taken."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-    held: list[int] = []
-
-    def hold(number: int, _: object) -> None:
-        held.append(number)
-
-    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signal_number, handler in before.items():
-            signal.signal(signal_number, handler)
-        if held:
-            signal.raise_signal(held[0])
 
 
 class Trainer:
@@ -214,7 +191,7 @@ class Trainer:
         self.optimizer.zero_grad()
         (loss + penalty).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), training.largest_gradient)
-        with _uninterrupted():
+        with uninterrupted():
             self.optimizer.step(schedule(self.step, training))
             _average(self.averaged, self.model, self.step, training.ema_decay)
             self.step += 1
