@@ -102,15 +102,16 @@ def main(
         torch.set_num_threads(threads)
     place, first = join_processes(device)
 
-    trainer = Trainer(recipe, place, precision)
-    if resume:
-        trainer.resume(checkpoint)
-    elif init:
-        trainer.start_from(*read_weights(init))
-
     def tell(line: str) -> None:
         if first:
             say(line)
+
+    trainer = Trainer(recipe, place, precision)
+    if resume:
+        trainer.resume(checkpoint)
+        tell(f"going on at step {trainer.step} of {recipe.training.steps}")
+    elif init:
+        trainer.start_from(*read_weights(init))
 
     crop_px, stride = recipe.training.crop_px, recipe.network.stride
     pictures = list(read_pictures(images or noisy, crop_px, tell, budget_mp=budget_mp))

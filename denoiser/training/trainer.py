@@ -33,6 +33,7 @@ from denoiser.training.record import (
 )
 
 DIVERGED = 10  # a loss this many times the least one so far ends the run
+FIRST_STEPS = 10  # after which a person is told how long it will take
 RECENT = 0.1  # weight of the newest step in the running mean that is watched for it
 
 
@@ -285,6 +286,7 @@ class Trainer:
         recent = torch.zeros((), device=self.device)  # running mean of both together
         least_loss = math.inf
         started = saved = time.monotonic()
+        begun = self.step
         try:
             while self.step < training.steps:
                 losses = torch.stack(self.train_step(crops))
@@ -292,6 +294,9 @@ class Trainer:
                 recent = losses.sum() if not counted else recent.lerp(losses.sum(), RECENT)
                 counted += 1
                 last = self.step == training.steps
+                if self.step == begun + FIRST_STEPS and first:  # the next line may be far off
+                    left = self._left(counted * pixels_per_step / (time.monotonic() - started))
+                    report(f"step {self.step}/{training.steps}  about {left} left")
                 if self.step % log_every and not last:
                     continue
                 loss, penalty, newest = self._mean_of_all(torch.stack([*sums / counted, recent]))
@@ -320,7 +325,7 @@ class Trainer:
                     log.write(self.step, values | scores)
                     if drawing:
                         draw_curves(log, folder / "curves.png")
-                    report(self._progress(loss, penalty, speed, pixels_per_step, scores))
+                    report(self._progress(loss, penalty, speed, scores))
                     started = time.monotonic()
         except KeyboardInterrupt:
             if first and recent.item() < DIVERGED * least_loss and self._is_finite():
@@ -357,20 +362,24 @@ class Trainer:
         loss: float,
         penalty: float,
         speed: float,
-        pixels_per_step: int,
         scores: dict[str, float],
     ) -> str:
         """Compose the line that a person reads."""
-        steps = self.recipe.training.steps
-        left_s = (steps - self.step) * pixels_per_step / speed
-        parts = [f"step {self.step}/{steps}", f"loss {loss:.5f}"]
+        parts = [f"step {self.step}/{self.recipe.training.steps}", f"loss {loss:.5f}"]
         if penalty:
             parts.append(f"penalty {penalty:.5f}")
-        left = f"{left_s / 60:.0f} min" if left_s > 99 else f"{left_s:.0f} s"
-        parts += [f"{speed / 1e3:.0f} kpx/s", f"{left} left"]
+        parts += [f"{speed / 1e3:.0f} kpx/s", f"{self._left(speed)} left"]
         if scores:
             parts.append(f"validation {' / '.join(f'{score:.2f}' for score in scores.values())}")
         return "  ".join(parts)
+
+    def _left(self, speed: float) -> str:
+        """Say how long the rest takes at so many pixels a second."""
+        training = self.recipe.training
+        seconds = (training.steps - self.step) * training.batch * training.crop_px**2 / speed
+        if seconds > 3 * 3600:
+            return f"{seconds / 3600:.0f} h"
+        return f"{seconds / 60:.0f} min" if seconds > 99 else f"{seconds:.0f} s"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
