@@ -27,7 +27,7 @@ PICTURES, SMALLEST_PX = 24, 256
 )
 @click.option("--overwrite", is_flag=True, help="Replace TARGET and its card.")
 @click.option("--version", default="1")
-@click.option("--license", default="Apache-2.0", help="SPDX identifier of the weights' licence.")
+@click.option("--license", default="not stated", help="SPDX identifier of the weights' licence.")
 @click.option("--summary", default="", help="One line for the card.")
 @click.option("--trained-on", default="", help="What the card says about the training pictures.")
 def main(
