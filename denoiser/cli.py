@@ -150,7 +150,12 @@ def denoise(
     is_folder = source not in ("", "-") and Path(source).is_dir()
     if not is_folder:
         refuse_without_folder(
-            recursive=recursive, fail_fast=fail_fast, report=sheet_path, watch=watch, poll=poll_s
+            source,
+            recursive=recursive,
+            fail_fast=fail_fast,
+            report=sheet_path,
+            watch=watch,
+            poll=poll_s,
         )
     for name, given in (("--poll", poll_s), ("--on-success", on_success != "keep")):
         if given and not watch:

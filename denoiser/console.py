@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from denoiser import __version__
-from denoiser.errors import ArgumentError, explain
+from denoiser.errors import ArgumentError, InputError, explain
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -108,13 +108,16 @@ def with_options(options: list[Callable[..., Any]]) -> Callable[..., Any]:
     return decorate
 
 
-def refuse_without_folder(**options: object) -> None:
+def refuse_without_folder(source: str, **options: object) -> None:
     """Refuse options that only make sense if IN is a folder; names have _ for -.
 
     Raises:
+        InputError: One of them was given, and `source` does not exist.
         ArgumentError: One of them was given.
     """
     for name, given in options.items():
+        if given and source != "-" and not Path(source).exists():
+            raise InputError(f"no such folder: {source}")
         if given:
             raise ArgumentError(f"--{name.replace('_', '-')}: IN is no folder")
 
@@ -191,8 +194,12 @@ def report_lines(report: dict[str, Any], verbose: bool) -> list[str]:
     """Say what was done to a picture: warnings, a line, and two more if `verbose`."""
     lines = [f"warning: {note}" for note in report["warnings"]]
     why = f" (GPU not used: {report['gpu_not_used']})" if report["gpu_not_used"] else ""
+    filled = ""
+    if "filled_px" in report:
+        share = report["filled_px"] / (report["width"] * report["height"])
+        filled = f" {share:.2%} filled,"
     lines.append(
-        f"{report['input']} -> {report['output']}: {report['width']}x{report['height']},"
+        f"{report['input']} -> {report['output']}: {report['width']}x{report['height']},{filled}"
         f" {report['provider']} {report['precision']}, {sum(report['seconds'].values()):.1f} s{why}"
     )
     if verbose and "sigma" in report:
@@ -261,7 +268,7 @@ class FolderView:
             total: How many pictures there are; None if nobody knows.
             show: How much is told; if verbose a line for every picture, also for those skipped.
         """
-        self.show, self.ends = show, total is not None
+        self.show, self.total = show, total
         self.counts = {"done": 0, "skipped": 0, "failed": 0}
         self.megapixels, self.began = 0.0, time.monotonic()
         self.failures: list[str] = []
@@ -296,7 +303,7 @@ class FolderView:
         words: list[str] = []
         if result.state == "failed":
             failure = f"failed: {result.item.name}: {result.why}"
-            if self.ends:
+            if self.total is not None:
                 self.failures.append(failure)  # told at the end, where it is seen
             else:
                 self.tell(failure)
@@ -337,6 +344,8 @@ class FolderView:
     def summary(self) -> str:
         """Say what was done."""
         parts = [f"{count} {state}" for state, count in self.counts.items() if count]
+        if left := max(0, (self.total or 0) - sum(self.counts.values())):
+            parts.append(f"{left} left")
         line = ", ".join(parts) or "nothing to do"
         if self.counts["done"]:
             seconds = time.monotonic() - self.began

@@ -18,6 +18,9 @@ from denoiser.journal import Journal, open_journal
 from denoiser.plan import Item, Plan, check_apart, make_plan
 from denoiser.sheet import Sheet
 
+MOST_KINDS = 8
+"""So many kinds of files that are not read are named."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Places:
@@ -56,6 +59,8 @@ def process(
         InputError: There are no pictures.
         OutputError: The output folder is in use, full or not writable.
     """
+    if places.out == Path("-"):
+        raise ArgumentError("OUT must be a folder when IN is one, not standard output")
     if places.out.exists() and not places.out.is_dir():
         raise ArgumentError(f"{places.out} is a file: OUT must be a folder when IN is one")
     if rules and rules.archive:
@@ -83,15 +88,14 @@ def process(
     sheet = Sheet() if sheet_path else None
     with open_journal(places.out) as journal:
         batch = Batch(load(), job, journal, options, seen=sheet.add if sheet else None)
-        view = FolderView(None if rules else len(plan.items), show)
+        total = len(plan.items) + len(plan.unreadable)
+        view = FolderView(None if rules else total, show)
         try:
             if rules:
                 watch_folder(batch, places, find, rules, view)
             else:
-                for name, why in plan.unreadable:
-                    view.finished(
-                        Result(Item(name, name, Path(name), places.out), "failed", why=why)
-                    )
+                for result in unlisted(plan):
+                    view.finished(result)
                 batch.run(plan.items, view.finished, view.started, view.progress)
         finally:
             view.close()
@@ -99,29 +103,50 @@ def process(
                 write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
             for line in view.failures:
                 view.tell(line)
-            for line in [] if show.quiet else [*left_out(plan), view.summary()]:
+            for line in [] if show.quiet else [*left_out(plan, show), view.summary()]:
                 view.tell(line)
     if (failed := view.counts["failed"]) and not rules:
         raise PartialError(f"{failed} of {sum(view.counts.values())} pictures failed")
 
 
 def rehearse(plan: Plan, batch: Batch, show: Show) -> None:
-    """Say what would be done."""
+    """Say what would be done, as far as that can be told without reading the pictures."""
+    results = unlisted(plan)
+    for result in results:
+        show.outcome(_outcome(result.item, "failed", result.why), f"failed, {result.why}")
     for item in plan.items:
         found = batch.check(item)
         state = found.state if isinstance(found, Result) else "to do"
         why = found.why if isinstance(found, Result) else ""
-        outcome = {"input": item.name, "output": str(item.target), "dry_run": True, "state": state}
-        show.outcome(outcome | ({"why": why} if why else {}), ", ".join(filter(None, [state, why])))
-    for line in left_out(plan):
+        show.outcome(_outcome(item, state, why), ", ".join(filter(None, [state, why])))
+    for line in left_out(plan, show):
         show.note(line)
 
 
-def left_out(plan: Plan) -> list[str]:
-    """Say what of a folder is no part of the plan."""
+def _outcome(item: Item, state: str, why: str) -> dict[str, object]:
+    outcome = {"input": item.name, "output": str(item.target), "dry_run": True, "state": state}
+    return outcome | ({"why": why} if why else {})
+
+
+def unlisted(plan: Plan) -> list[Result]:
+    """Count folders that cannot be listed as failed."""
+    return [
+        Result(Item(name, name, Path(name), Path(name)), "failed", why=why)
+        for name, why in plan.unreadable
+    ]
+
+
+def left_out(plan: Plan, show: Show) -> list[str]:
+    """Say what of a folder is no part of the plan; if verbose by name."""
     lines = []
     if plan.others:
-        lines.append(f"files that are no pictures: {plan.others}")
+        kinds = sorted({Path(name).suffix.lower() or "without suffix" for name in plan.others})
+        more = ", ..." if len(kinds) > MOST_KINDS else ""
+        lines = [f"{name}: of a kind that is not read" for name in plan.others if show.verbose]
+        lines.append(
+            f"files of kinds that are not read: {len(plan.others)}"
+            f" ({', '.join(kinds[:MOST_KINDS])}{more})"
+        )
     if plan.folders:
         lines.append(f"folders that were not looked into: {plan.folders} (give --recursive)")
     return lines

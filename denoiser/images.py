@@ -113,6 +113,8 @@ def write(
     name = target if isinstance(target, Path) else "standard output"
     try:
         adapted, notes = adapt(picture, format, depth, strip_metadata)
+        if quality is not None and not format.lossy:
+            notes.append(f"{format.name} loses nothing: quality {quality} is not used")
         if isinstance(target, Path):
             with _whole_file(target, overwrite, scratch, before_naming) as file:
                 codecs.encode(adapted, file, format, quality)

@@ -187,7 +187,7 @@ def inpaint(
     source, target = paths[0], paths[-1]
     is_folder = source not in ("", "-") and Path(source).is_dir()
     if not is_folder:
-        refuse_without_folder(recursive=recursive, fail_fast=fail_fast, report=sheet_path)
+        refuse_without_folder(source, recursive=recursive, fail_fast=fail_fast, report=sheet_path)
     mask = check_mask(paths[1], source, target) if wanted == 3 else None
     if mask_from == "alpha" and feather_px:
         raise ArgumentError("--feather would let invisible colours be seen: not with --mask alpha")

@@ -52,7 +52,11 @@ def from_picture(mask: Picture, like: Picture, name: str) -> np.ndarray:
     """
     if mask.pixels.shape[:2] != like.pixels.shape[:2]:
         sizes = ["x".join(map(str, picture.pixels.shape[1::-1])) for picture in (mask, like)]
-        raise InputError(f"the mask {name} is {sizes[0]}, the picture {sizes[1]}: they must agree")
+        turned = mask.pixels.shape[1::-1] == like.pixels.shape[:2]
+        hint = " (EXIF turns the picture: turn the mask as well)" if turned else ""
+        raise InputError(
+            f"the mask {name} is {sizes[0]}, the picture {sizes[1]}: they must agree{hint}"
+        )
     if mask.mode == "CMYK":
         raise InputError(f"the mask {name} is CMYK: use a grey or RGB picture")
     values = mask.pixels.astype(np.float32) / np.float32(white_of(mask.pixels))

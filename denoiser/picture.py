@@ -40,6 +40,7 @@ class Format:
     grey: bool = True
     metadata: tuple[str, ...] = ("icc", "exif", "xmp")
     cmyk: bool = False
+    lossy: bool = False
     longest_block: int = 2**31
     """Largest EXIF, XMP or IPTC block in bytes."""
 
@@ -52,6 +53,7 @@ FORMATS = (
         alpha=False,
         metadata=("icc", "exif", "xmp", "dpi", "iptc", "comment"),
         cmyk=True,
+        lossy=True,
         longest_block=65_000 - 29,
     ),
     Format(
@@ -61,8 +63,8 @@ FORMATS = (
         metadata=("icc", "exif", "xmp", "dpi", "iptc"),
         cmyk=True,
     ),
-    Format("WEBP", (".webp",), grey=False),
-    Format("AVIF", (".avif",), exact_alpha=False, grey=False),
+    Format("WEBP", (".webp",), grey=False, lossy=True),
+    Format("AVIF", (".avif",), exact_alpha=False, grey=False, lossy=True),
     Format("BMP", (".bmp",), alpha=False, metadata=("dpi",)),
 )
 

@@ -45,8 +45,8 @@ class Plan:
     """Folders that could not be listed, with the reason."""
     clashes: list[tuple[Item, str]] = dataclasses.field(default_factory=list)
     """Pictures whose output an earlier one has, with the reason; not among `items`."""
-    others: int = 0
-    """Files that are no pictures."""
+    others: list[str] = dataclasses.field(default_factory=list)
+    """Files of formats that are not supported, as `Item.name`."""
     folders: int = 0
     """Folders that were not walked, for want of `recursive`."""
 
@@ -78,13 +78,14 @@ def make_plan(
         for name in files:
             path = folder / name
             if path.suffix.lower() not in SUFFIXES:
-                plan.others += 1
+                plan.others.append(path.relative_to(source).as_posix())
                 continue
             inside = path.relative_to(source)
             extension = format.suffixes[0] if format else path.suffix
             output = inside.with_name(f"{path.stem}{suffix}{extension}")
             plan.items.append(Item(inside.as_posix(), output.as_posix(), path, out / output))
     plan.items.sort(key=lambda item: item.name)
+    plan.others.sort()
     _part_clashes(plan, folds_case=_folds_case(out))
     return plan
 

@@ -154,6 +154,17 @@ def test_fail_fast_stops_at_the_first(denoise_folder, folder, tmp_path):
     (folder / "0.png").write_bytes(b"")
     result = denoise_folder("--fail-fast", "--json")
     assert result.code == 4 and states(result) == {"0.png": "failed"}
+    assert "1 failed, 3 left" in result.err
+
+
+def test_files_of_other_kinds_are_told_and_named_if_asked(denoise_folder, folder):
+    for name in ("b.HEIC", "c.heic", "d.cr2", "README"):
+        (folder / name).write_bytes(b"")
+    line = "files of kinds that are not read: 4 (.cr2, .heic, without suffix)"
+    for options in ([], ["--dry-run"]):
+        result = denoise_folder(*options)
+        assert line in result.err and "d.cr2" not in result.err
+    assert "d.cr2: of a kind that is not read" in denoise_folder("--verbose").err
 
 
 def test_impossible_plans_end_before_anything_starts(denoise_folder, run_denoise, folder, tmp_path):

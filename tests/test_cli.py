@@ -124,6 +124,19 @@ def test_options_that_concern_the_file(run_denoise, noisy, tmp_path):
     assert not (tmp_path / "d.png").exists()
 
 
+def test_quality_that_is_not_used_is_said(run_denoise, noisy, tmp_path):
+    assert "quality 50 is not used" in run_denoise(noisy, tmp_path / "a.png", "--quality", 50).err
+    assert "50 is not used" not in run_denoise(noisy, tmp_path / "a.jpg", "--quality", 50).err
+
+
+def test_folders_that_are_none_are_refused(run_denoise, noisy, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    result = run_denoise(tmp_path / "inbox", tmp_path / "out", "--watch")
+    assert_fails(result, 2, "no such folder", tmp_path, before)
+    assert_fails(run_denoise(noisy, tmp_path, "--watch"), 1, "--watch", tmp_path, before)
+    assert_fails(run_denoise(tmp_path, "-"), 1, "OUT must be a folder", tmp_path, before)
+
+
 def test_nothing_is_overwritten_unasked(run_denoise, noisy, tmp_path):
     target = tmp_path / "out.png"
     target.write_bytes(b"mine")

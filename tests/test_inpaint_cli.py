@@ -88,7 +88,7 @@ def test_an_empty_mask_copies_with_a_note(run_inpaint, tmp_path, rng):
     Image.new("L", (64, 48)).save(tmp_path / "black.png")
     result = run_inpaint("--json", tmp_path / "in.png", tmp_path / "black.png", tmp_path / "o.png")
     assert result.code == 0 and "the mask is empty" in result.err
-    assert json.loads(result.out)["filled_px"] == 0
+    assert json.loads(result.out)["filled_px"] == 0 and "0.00% filled" in result.err
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o.png")), pixels)
 
 
@@ -96,6 +96,7 @@ def test_an_empty_mask_copies_with_a_note(run_inpaint, tmp_path, rng):
     ("size", "colour", "options", "code", "words"),
     [
         ((60, 48), "black", [], 2, "mask.png is 60x48, the picture 64x48"),
+        ((48, 64), "black", [], 2, "turn the mask as well"),
         ((64, 48), "white", [], 1, "covers the whole image"),
         ((64, 48), "black", ["--mask", "alpha"], 1, "give IN OUT"),
         ((64, 48), "black", ["--grain", "2"], 1, "not in 0-1"),

@@ -28,7 +28,7 @@ def test_the_tree_is_mirrored_and_system_files_are_no_part_of_it(tmp_path):
     plan = plan_of(tmp_path)
     assert [item.name for item in plan.items] == ["a b/c/d.tif", "a b/ü.png", "b.JPG"]
     assert plan.items[1].target == tmp_path / "out" / "a b" / "ü.png"
-    assert (plan.others, plan.folders) == (1, 0)
+    assert (plan.others, plan.folders) == (["note.txt"], 0)
     flat = plan_of(tmp_path, recursive=False)
     assert [item.name for item in flat.items] == ["b.JPG"] and flat.folders == 1
 
