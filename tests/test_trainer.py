@@ -62,6 +62,13 @@ def test_resumed_training_is_bit_exact(recipe, crops, photo, tmp_path):
         assert sheet.size == (12 * 256, 256)
 
 
+def test_soon_after_its_start_a_run_says_how_long_it_will_take(crops, tmp_path):
+    lines: list[str] = []
+    Trainer(make(steps=12), CPU, "fp32").run(crops, [], tmp_path, report=lines.append)
+    assert lines[0].startswith("step 10/12  about ") and lines[0].endswith(" s left")
+    assert len(lines) == 2 and "loss" in lines[1]
+
+
 def test_an_interrupt_saves_first(crops, tmp_path, monkeypatch):
     trainer = Trainer(TINY, CPU, "fp32")
     step = trainer.train_step
