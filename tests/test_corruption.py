@@ -17,6 +17,7 @@ from denoiser.training.corruption import (
     Jpeg,
     Masking,
     PoissonGaussian,
+    Recorded,
     SaltAndPepper,
     Speckle,
     Zoom,
@@ -71,6 +72,24 @@ def test_correlated_noise_is_shared_by_neighbours():
             found = (direction[..., lag:] * direction[..., :-lag]).mean().item()
             assert found == pytest.approx(expected, abs=0.02)
     assert (noise[:, 0] * noise[:, 1]).mean().abs() < 0.02  # but not by the channels
+
+
+def test_recorded_noise_has_its_level_and_is_shared_by_neighbours():
+    clean, noisy, sigma = apply(GREY, Recorded(sigma=(5, 55), scale=(0.6, 1.6)))
+    noise = noisy - clean
+    torch.testing.assert_close(noise.square().mean((1, 2, 3)).sqrt(), sigma[:, 0, 0, 0])
+    unit = noise / sigma
+    assert unit.mean().abs() < 0.05
+    assert len(unit.mean((1, 2, 3)).unique()) == 64  # another place for every crop
+    assert (unit[..., 1:] * unit[..., :-1]).mean() > 0.3
+
+
+def test_recorded_noise_may_be_grey_and_grow_with_the_light():
+    light = torch.tensor([0.1, 0.9]).repeat_interleave(16).expand(64, 3, 32, 32)
+    noise = apply(light, Recorded(sigma=(5, 5), chroma=(0, 0), bend=(1, 1)))[1] - light
+    torch.testing.assert_close(noise[:, 0], noise[:, 2])
+    dark, bright = (half.square().mean().sqrt().item() for half in noise.chunk(2, 3))
+    assert bright / dark == pytest.approx(3, rel=0.1)  # (0.3 + 0.9) / (0.3 + 0.1)
 
 
 def test_noises_add_up():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoiser.training import camera, filters, holes
+from denoiser.training import camera, filters, holes, recorded
 from denoiser.training.draw import Draw, Range, constant
 from denoiser.training.jpeg import YCBCR, compress
 
@@ -284,6 +284,34 @@ class Camera(Step):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Recorded(Gaussian):
+    """Noise of one of the real cameras in `recorded`; like theirs it depends on the brightness."""
+
+    kind: str = dataclasses.field(init=False, default="recorded")
+    scale: Annotated[Range, (0.5, 2)] = (1, 1)
+    """By how much it is enlarged."""
+    chroma: Annotated[Range, (0, 1)] = (1, 1)
+    """What is left of its colour."""
+    bend: Annotated[Range, (-1, 1)] = (-0.6, 0.6)
+    """It grows with (0.3 + brightness)^bend, for curves and denoising make any of it."""
+
+    def apply(self, batch: Batch, draw: Draw) -> Batch:
+        """Take a window of a camera's noise at a random place, and scale it to sigma."""
+        fields = recorded.fields(batch.noisy.device)
+        height, width = batch.noisy.shape[2:]
+        chosen = (draw.uniform((0, 1)) * len(fields)).long().flatten()
+        size = constant(((width, height),), fields.device)[..., None, None] / fields.shape[2]
+        noise = _windows(fields[chosen], size / draw.uniform(self.scale), draw, (height, width))
+        grey = luma(noise)
+        noise = torch.lerp(grey, noise, draw.uniform(self.chroma))
+        light = batch.noisy.mean(1, keepdim=True).clamp(0, 1)
+        noise = noise * (0.3 + light) ** draw.uniform(self.bend)
+        sigma = draw.uniform(self.sigma) / 255
+        noise = noise * sigma / power(noise).sqrt()
+        return Batch(batch.clean, batch.noisy + noise, batch.variance + sigma**2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Zoom(Step):
     """Crops enlarged: soft as pictures are at the pixel level, and their noise coarse."""
 
@@ -293,16 +321,8 @@ class Zoom(Step):
 
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Take a window at a random place and scale it up (bicubic)."""
-        scale = 1 / draw.uniform(self.factor)[:, :, 0]  # (N, 1, 1)
-        shift_x, shift_y = ((1 - scale) * draw.uniform((-1, 1))[:, :, 0] for _ in range(2))
-        none = torch.zeros_like(scale)
-        rows = [torch.cat(row, 2) for row in ([scale, none, shift_x], [none, scale, shift_y])]
         both = torch.cat([batch.clean, batch.noisy], 1)
-        grid = F.affine_grid(torch.cat(rows, 1), list(both.shape), align_corners=False)
-        both = F.grid_sample(
-            both, grid, mode="bicubic", padding_mode="reflection", align_corners=False
-        )
-        clean, noisy = both.chunk(2, 1)
+        clean, noisy = _windows(both, 1 / draw.uniform(self.factor), draw).chunk(2, 1)
         inside = clean.clamp(0, 1)  # bicubic curves overshoot
         return _with_variance(Batch(inside, noisy - clean + inside, batch.variance), batch)
 
@@ -411,6 +431,7 @@ KINDS: dict[str, type[Step]] = {
         Jpeg,
         Chroma,
         Camera,
+        Recorded,
         Zoom,
         Either,
         Defects,
@@ -424,6 +445,31 @@ def _together(join: Callable[..., Tensor], *batches: Batch) -> Batch:
     """Join batches: clean with clean, noisy with noisy, variance with variance."""
     names = ("clean", "noisy", "variance")
     return Batch(*(join(*(getattr(batch, name) for batch in batches)) for name in names))
+
+
+def _windows(
+    images: Tensor, part: Tensor, draw: Draw, shape: tuple[int, int] | None = None
+) -> Tensor:
+    """Take a window at a random place of each image, and scale it (bicubic).
+
+    Args:
+        images: (N, C, H, W).
+        part: (N, 1 or 2, 1, 1), how much of the image the window spans: across, and down.
+        draw: Says where.
+        shape: (h, w) of the windows; that of the images if None.
+
+    Returns:
+        (N, C, h, w).
+    """
+    count = len(images)
+    part = part[:, :, 0].expand(count, 2, 1)
+    shift = (1 - part) * torch.cat([draw.uniform((-1, 1))[:, :, 0] for _ in range(2)], 1)
+    affine = torch.cat([torch.diag_embed(part[:, :, 0]), shift], 2)  # (N, 2, 3)
+    size = [count, images.shape[1], *(shape or images.shape[2:])]
+    grid = F.affine_grid(affine, size, align_corners=False)
+    return F.grid_sample(
+        images, grid, mode="bicubic", padding_mode="reflection", align_corners=False
+    )
 
 
 def _with_variance(after: Batch, before: Batch) -> Batch:
