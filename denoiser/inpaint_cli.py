@@ -17,7 +17,6 @@ from denoiser.console import (
     writing_options,
 )
 from denoiser.errors import ArgumentError, InputError
-from denoiser.plan import lie_within_each_other
 
 if TYPE_CHECKING:
     from denoiser.defects import Kind
@@ -55,6 +54,8 @@ def check_mask_out(mask: Path, source: str, target: str) -> None:
     Raises:
         ArgumentError: The mask would replace IN or OUT, lie among their pictures, or is no .png.
     """
+    from denoiser.plan import lie_within_each_other  # and numpy, for which --help need not wait
+
     if not Path(source).is_dir() and mask.suffix.lower() != ".png":
         raise ArgumentError(f"--save-mask writes PNG: give {mask.with_suffix('.png')}")
     for what, path in (("IN", Path(source)), ("OUT", Path(target))):
@@ -70,6 +71,8 @@ def check_mask(name: str, source: str, target: str) -> Path:
         InputError: It does not exist.
         ArgumentError: It lies in IN or where OUT is.
     """
+    from denoiser.plan import lie_within_each_other
+
     mask, out = Path(name), Path(target)
     if not name or not mask.exists():
         raise InputError(f"no such mask: {name or '(empty name)'}")
