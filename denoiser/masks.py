@@ -53,7 +53,7 @@ def from_picture(mask: Picture, like: Picture, name: str) -> np.ndarray:
     if mask.pixels.shape[:2] != like.pixels.shape[:2]:
         sizes = ["x".join(map(str, picture.pixels.shape[1::-1])) for picture in (mask, like)]
         turned = mask.pixels.shape[1::-1] == like.pixels.shape[:2]
-        hint = " (EXIF turns the picture: turn the mask as well)" if turned else ""
+        hint = " (if EXIF turns the picture, turn the mask as well)" if turned else ""
         raise InputError(
             f"the mask {name} is {sizes[0]}, the picture {sizes[1]}: they must agree{hint}"
         )

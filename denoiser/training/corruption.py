@@ -293,7 +293,7 @@ class Recorded(Gaussian):
     chroma: Annotated[Range, (0, 1)] = (1, 1)
     """What is left of its colour."""
     bend: Annotated[Range, (-1, 1)] = (-0.6, 0.6)
-    """It grows with (0.3 + brightness)^bend, for curves and denoising make any of it."""
+    """It goes with (0.3 + brightness)^bend: curves and denoising make it grow or fall."""
 
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Take a window of a camera's noise at a random place, and scale it to sigma."""
