@@ -39,7 +39,7 @@ def test_the_default_is_balanced_on_a_cpu_and_best_on_a_gpu(release):
     assert catalog.find() == catalog.find(gpu=True) == fast  # rather than nothing
     balanced = release("denoise-balanced-v1")
     assert catalog.find() == catalog.find(gpu=True) == balanced
-    best = release("denoise-best-v1")
+    best = release("denoise-best-v2")
     assert catalog.find() == balanced and catalog.find(gpu=True) == best
 
 

@@ -342,7 +342,7 @@ def test_denoiser_alone_shows_its_commands(run_denoise):
 def test_models_lists_cards(run_denoise):
     result = run_denoise("models", command="denoiser")
     assert result.code == 0
-    assert "denoise-balanced-v4 (default)" in result.out and "license" in result.out
+    assert "denoise-balanced-v5 (default)" in result.out and "license" in result.out
 
 
 def test_a_model_without_noise_level_says_that_sigma_is_not_used(run_denoise, tmp_path):
