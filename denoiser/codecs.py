@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import re
 import struct
 import zlib
@@ -17,12 +18,14 @@ from denoiser import exif
 from denoiser.errors import InputError
 from denoiser.picture import FORMATS, Format, Mode, Picture, check_size
 
+logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)  # one line on stderr is ours
+
 _XMP_KEY = "XML:com.adobe.xmp"
 _PNG_COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP"}
 _PNG_TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 _PNG_RAW_PROFILE = b"Raw profile type "
 _IPTC_RESOURCE = 0x0404  # of Photoshop's image resources
-_XMP_THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails>.*?</\1:Thumbnails>", re.DOTALL)
+_LONGEST_TEXT = 2**20  # bytes of a PNG's text, as Pillow reads it
 _XMP_SIDES = {b"PixelXDimension": b"PixelYDimension", b"ImageWidth": b"ImageLength"}
 _XMP_SIDES |= {other: side for side, other in _XMP_SIDES.items()}
 _TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -51,7 +54,8 @@ def decode(data: bytes) -> Picture:
             else:
                 picture.pixels, picture.mode = _decode_8bit(file)
     if picture.xmp:  # which show the picture as it was
-        picture.xmp = _XMP_THUMBNAILS.sub(b"", picture.xmp)
+        for prefix in (b"xmp", b"xap"):
+            picture.xmp = _without_element(picture.xmp, prefix + b":Thumbnails")
     _make_upright(picture)
     return picture
 
@@ -92,8 +96,9 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
             "subsampling": sampling if sampling >= 0 else 0,
             "progressive": bool(info.get("progressive")),
         }
-        picture.iptc = info.get("photoshop", {}).get(_IPTC_RESOURCE) or None
-        picture.comment = info.get("comment") or None
+        segments: list[tuple[str, bytes]] = file.applist  # type: ignore[attr-defined]
+        picture.iptc = _iptc(segments)
+        picture.comment = b"\n".join(text for kind, text in segments if kind == "COM") or None
     elif name == "WEBP":
         picture.encoding = {"lossless": b"VP8L" in _riff_chunks(data)}
     elif name == "PNG":
@@ -108,13 +113,19 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
             elif kind in _PNG_TEXT_CHUNKS and body.startswith(_PNG_RAW_PROFILE):
                 picture.notes.append("a raw profile of ImageMagick in it is dropped")
             elif kind in _PNG_TEXT_CHUNKS:
-                picture.texts.append((kind, body))
+                crc = struct.pack(">I", zlib.crc32(kind + body))
+                if data[end - 4 : end] == crc and _is_text(kind, body):
+                    picture.texts.append((kind, body))
+                else:
+                    picture.notes.append("a damaged text in it is dropped")
     elif name == "AVIF" and _avif_is_deep(data):
         picture.notes.append("AVIF of more than 8 bits per channel is read as 8 bits")
     while block.startswith(b"Exif\0\0"):
         block = block[6:]
     if block:
         picture.exif = _checked_exif(block, picture.notes)
+    if name == "JPEG" and picture.exif and not picture.iptc:  # where TIFF has it
+        picture.iptc = exif.value_of(picture.exif, exif.IPTC)
     if "dpi" in info and (name != "JPEG" or _has_density(info, picture.exif)):
         x, y = (float(value) for value in info["dpi"])
         picture.dpi = (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
@@ -127,11 +138,13 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
 
 def _checked_exif(block: bytes, notes: list[str]) -> bytes | None:
     try:
+        if block[2:4] not in (b"*\0", b"\0*"):
+            raise ValueError("no TIFF header")
         exif.parse(block)
-    except ValueError:
+        return exif.without_thumbnail(block)
+    except (ValueError, struct.error):
         notes.append("its EXIF is damaged: dropped")
         return None
-    return exif.without_thumbnail(block)
 
 
 def _has_density(info: dict[Any, Any], block: bytes | None) -> bool:
@@ -144,6 +157,53 @@ def _to_bytes(value: object) -> bytes | None:
     if isinstance(value, str):
         return value.encode()
     return bytes(value) if isinstance(value, bytes | bytearray) and value else None
+
+
+def _without_element(xml: bytes, name: bytes) -> bytes:
+    """Take every element of a name, without attributes, out of an XML packet."""
+    opening, closing = b"<%b>" % name, b"</%b>" % name
+    parts, start = [], 0
+    while (begin := xml.find(opening, start)) >= 0 and (end := xml.find(closing, begin)) >= 0:
+        parts.append(xml[start:begin])
+        start = end + len(closing)
+    return b"".join([*parts, xml[start:]])
+
+
+def _iptc(segments: list[tuple[str, bytes]]) -> bytes | None:
+    """Gather the IPTC of a JPEG from Photoshop's image resources, which may span segments."""
+    head = b"Photoshop 3.0\0"
+    resources = b"".join(
+        body[len(head) :] for kind, body in segments if kind == "APP13" and body.startswith(head)
+    )
+    found, place = b"", 0
+    with contextlib.suppress(struct.error):
+        while place < len(resources):
+            number, name_bytes = struct.unpack_from(">HB", resources, place + 4)
+            place += 6 + (name_bytes + 2) // 2 * 2
+            (size,) = struct.unpack_from(">I", resources, place)
+            if number == _IPTC_RESOURCE:
+                found += resources[place + 4 : place + 4 + size]
+            place += 4 + (size + 1) // 2 * 2
+    return found or None
+
+
+def _is_text(kind: bytes, body: bytes) -> bool:
+    """Whether a text chunk is as PNG 3, section 11.3.3, has it, and not too long for readers."""
+    keyword, end, rest = body.partition(b"\0")
+    if not end or not 1 <= len(keyword) <= 79:
+        return False
+    packed = rest[1:]
+    if kind == b"iTXt":
+        parts = rest[2:].split(b"\0", 2)  # language, translated keyword, text
+        if len(parts) < 3 or rest[:1] not in (b"\0", b"\1"):
+            return False
+        packed = parts[2]
+    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] == b"\0"):
+        return len(body) <= _LONGEST_TEXT
+    inflate = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):
+        inflate.decompress(packed, _LONGEST_TEXT)
+    return inflate.eof
 
 
 def _riff_chunks(data: bytes) -> list[bytes]:

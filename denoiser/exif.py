@@ -7,13 +7,15 @@ encoding and values of any kind pass through as the bytes that they are.
 import contextlib
 import dataclasses
 import io
+import itertools
 import struct
+from collections.abc import Iterator
 from typing import IO
 
 ORIENTATION, X_RESOLUTION, XMP = 0x0112, 0x011A, 700
 EXIF_DIRECTORY, GPS_DIRECTORY = 0x8769, 0x8825
-IPTC = 33723
-_WIDTH, _HEIGHT = 0xA002, 0xA003  # of the EXIF directory
+IPTC, PHOTOSHOP_LAYERS = 33723, 37724
+_SIDES, _EXIF_SIDES = (0x0100, 0x0101), (0xA002, 0xA003)  # width and height
 _THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # where one stands, and its bytes: JPEG, strips
 _INTEROPERABILITY = 0xA005
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -21,7 +23,16 @@ _VALUE_BYTES |= {16: 8, 17: 8, 18: 8}  # BigTIFF
 # what tells how a TIFF stores its pixels, colour and parts, and is written anew
 _STRUCTURAL = {254, 255, 266, 280, 281, 284, 285, 292, 293, 296, 297, 301, 318, 319, 320, 330, 332}
 _STRUCTURAL |= {256, 257, 258, 259, 262, 263, 264, 265, 273, 277, 278, 279, 282, 283, 317, 347}
-_STRUCTURAL |= {XMP, 34377, 34675, EXIF_DIRECTORY, GPS_DIRECTORY, _INTEROPERABILITY}
+_STRUCTURAL |= {
+    XMP,
+    IPTC,
+    PHOTOSHOP_LAYERS,
+    34377,
+    34675,
+    EXIF_DIRECTORY,
+    GPS_DIRECTORY,
+    _INTEROPERABILITY,
+}
 _STRUCTURAL |= set(range(321, 346)) | set(range(512, 533))
 
 
@@ -52,14 +63,8 @@ def parse(data: bytes) -> Block:
     Raises:
         ValueError: It is damaged.
     """
-    order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
     try:
-        (magic,) = struct.unpack_from(order + "H", data, 2)
-        if not order or magic not in (42, 43):
-            raise ValueError("no TIFF header")
-        big = magic == 43
-        (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-        first = _read_directory(data, offset, order, big)
+        order, big, first = _first_directory(data)
         directories = {}
         for entry in first:
             if entry.tag in (EXIF_DIRECTORY, GPS_DIRECTORY):
@@ -72,6 +77,11 @@ def parse(data: bytes) -> Block:
         raise ValueError(f"damaged directory: {error}") from error
     kept = [entry for entry in first if entry.tag not in _STRUCTURAL and entry.kind < 16]
     return Block(order, kept, directories)
+
+
+def value_of(data: bytes, tag: int) -> bytes | None:
+    """Find an entry's value in the first directory of what `parse` has read, as it stands there."""
+    return next((entry.value for entry in _first_directory(data)[2] if entry.tag == tag), None)
 
 
 def has_tag(block: bytes, tag: int) -> bool:
@@ -148,40 +158,76 @@ def reset_orientation(block: bytes) -> tuple[int, bytes]:
     (orientation,) = struct.unpack_from(form, block, place + 8)
     upright = bytearray(block)
     struct.pack_into(form, upright, place + 8, 1)
-    if orientation in range(5, 9) and (pointer := _places(block).get(EXIF_DIRECTORY)):
-        (start,) = struct.unpack_from(order + "I", block, pointer + 8)
-        places = _places(block, start)
-        if _WIDTH in places and _HEIGHT in places:
-            width, height = (slice(places[tag] + 2, places[tag] + 12) for tag in (_WIDTH, _HEIGHT))
-            upright[width], upright[height] = block[height], block[width]
+    if orientation in range(5, 9):
+        _exchange(upright, _places(block), _SIDES)
+        with contextlib.suppress(struct.error, KeyError):  # of a pointer that is none
+            pointer = _places(block)[EXIF_DIRECTORY]
+            (start,) = struct.unpack_from(order + "I", block, pointer + 8)
+            _exchange(upright, _places(block, start), _EXIF_SIDES)
     return orientation, bytes(upright)
 
 
+def _exchange(block: bytearray, places: dict[int, int], tags: tuple[int, int]) -> None:
+    """Exchange kinds and values of two entries, if there are both."""
+    if tags[0] in places and tags[1] in places:
+        one, other = (slice(places[tag] + 2, places[tag] + 12) for tag in tags)
+        block[one], block[other] = block[other], block[one]
+
+
 def without_thumbnail(block: bytes) -> bytes:
-    """Erase the thumbnail in place: it shows the picture as it was, and turned as it was."""
+    """Erase the thumbnail in place: it shows the picture as it was, and turned as it was.
+
+    Nothing else is touched, wherever a damaged block says that its thumbnail lies.
+    """
     order = _order(block)
     (start,) = struct.unpack_from(order + "I", block, 4)
     (count,) = struct.unpack_from(order + "H", block, start)
-    pointer, erased = start + 2 + 12 * count, bytearray(block)
+    pointer, used = start + 2 + 12 * count, list(_used(block, order))
+    if pointer + 4 > len(block) or any(a < pointer + 4 and pointer < b for a, b in used):
+        return block  # written without a pointer to a second directory
+    (second,) = struct.unpack_from(order + "I", block, pointer)
+    erased, end = bytearray(block), len(block)
     with contextlib.suppress(struct.error):  # of a second directory that is none
-        (second,) = struct.unpack_from(order + "I", block, pointer)
-        struct.pack_into(order + "I", erased, pointer, 0)
         directory = _read_directory(block, second, order, False) if second else []
-        found = {entry.tag: _numbers(entry, order) for entry in directory}
+        entries = {entry.tag: entry for entry in directory}
         for where, lengths in _THUMBNAILS:
-            parts = zip(found.get(where, ()), found.get(lengths, ()), strict=False)
-            for start, length in parts:
-                end = min(start + length, len(erased))
-                erased[start:end] = bytes(max(0, end - start))
-                if 8 < start < len(erased) <= end + 1:
-                    del erased[start:]  # as usual it was the last that the block holds
-    return bytes(erased)
+            starts, sizes = (_numbers(entries.get(tag), order) for tag in (where, lengths))
+            for first, size in itertools.zip_longest(starts, sizes[: len(starts)]):
+                last = len(block) if size is None else min(first + size, len(block))
+                erased[first:last] = bytes(max(0, last - first))
+                if first < end <= last + 1:
+                    end = first  # as usual it is the last that the block holds
+    for first, last in used:
+        erased[first:last] = block[first:last]
+    erased[pointer : pointer + 4] = bytes(4)
+    return bytes(erased[: max(end, pointer + 4, *(last for _, last in used))])
 
 
-def _numbers(entry: Entry, order: str) -> tuple[int, ...]:
-    """Values of an entry of whole numbers; none if it holds something else."""
-    form = {3: "H", 4: "I"}.get(entry.kind)
-    return struct.unpack(f"{order}{entry.count}{form}", entry.value) if form else ()
+def _used(block: bytes, order: str) -> Iterator[tuple[int, int]]:
+    """Where the header stands, and the directories but for the second, and their values."""
+    yield 0, 8
+    starts, known = [struct.unpack_from(order + "I", block, 4)[0]], set()
+    while starts:
+        start = starts.pop()
+        if start in known:
+            continue
+        known.add(start)
+        with contextlib.suppress(struct.error):
+            (count,) = struct.unpack_from(order + "H", block, start)
+            yield start, min(start + 2 + 12 * count, len(block))
+            for place in range(start + 2, start + 2 + 12 * count, 12):
+                tag, kind, length, value = struct.unpack_from(order + "HHII", block, place)
+                size = _VALUE_BYTES.get(kind, 0) * length
+                if 4 < size <= len(block) - value:
+                    yield value, value + size
+                if tag in (EXIF_DIRECTORY, GPS_DIRECTORY, _INTEROPERABILITY):
+                    starts.append(value)
+
+
+def _numbers(entry: Entry | None, order: str) -> tuple[int, ...]:
+    """Values of an entry of whole numbers; none if it holds something else or is missing."""
+    form = {3: "H", 4: "I"}.get(entry.kind) if entry else None
+    return struct.unpack(f"{order}{entry.count}{form}", entry.value) if entry and form else ()
 
 
 def _order(block: bytes) -> str:
@@ -196,6 +242,17 @@ def _places(block: bytes, start: int | None = None) -> dict[int, int]:
     (count,) = struct.unpack_from(order + "H", block, start)
     places = range(start + 2, start + 2 + 12 * count, 12)
     return {struct.unpack_from(order + "H", block, place)[0]: place for place in places}
+
+
+def _first_directory(data: bytes) -> tuple[str, bool, list[Entry]]:
+    """Read byte order, whether it is a BigTIFF, and the first directory's entries."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
+    (magic,) = struct.unpack_from(order + "H", data, 2)
+    if not order or magic not in (42, 43):
+        raise ValueError("no TIFF header")
+    big = magic == 43
+    (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    return order, big, _read_directory(data, offset, order, big)
 
 
 def _pointer(entry: Entry) -> str:

@@ -42,7 +42,7 @@ class Format:
     cmyk: bool = False
     lossy: bool = False
     longest_block: int = 2**31
-    """Largest EXIF, XMP or IPTC block in bytes."""
+    """Largest EXIF, XMP or IPTC block, or comment, in bytes."""
 
 
 FORMATS = (
@@ -132,7 +132,11 @@ def adapt(
         elif value and name not in format.metadata:
             changes[name] = nothing
             lost.append(label)
-        elif value and name in ("exif", "xmp", "iptc") and len(value) > format.longest_block:
+        elif (
+            value
+            and name in ("exif", "xmp", "iptc", "comment")
+            and len(value) > format.longest_block
+        ):
             changes[name] = nothing
             lost.append(f"{label} of more than 64 KB")
     if picture.mode == "CMYK" and mode != "CMYK":

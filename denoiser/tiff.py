@@ -46,6 +46,9 @@ def decode(data: bytes) -> Picture:
         picture.notes.append(f"only the first of {pages} pages is restored")
     try:
         picture.exif = exif.from_tiff(data)
+        picture.iptc = exif.value_of(data, exif.IPTC)
+        if exif.value_of(data, exif.PHOTOSHOP_LAYERS):
+            picture.notes.append("its Photoshop layers, which show it as it was, are dropped")
     except ValueError:
         picture.notes.append("its EXIF is damaged: dropped")
     return picture

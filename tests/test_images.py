@@ -21,8 +21,9 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpme
 IPTC = b"\x1c\x02\x78\x00\x06Sunset" + b"\x1c\x02\x19\x00\x04seas"
 
 
-def exif_block(orientation=1):
+def exif_block(orientation=1, order=">"):
     block = Image.Exif()
+    block.endian = order
     block[0x010F], block[0x0112] = "Acme", orientation
     block.get_ifd(0x8769).update({0x829A: 0.01, 0x9003: "2026:01:02 03:04:05"})
     block.get_ifd(0x8825).update({1: "N", 2: (48.0, 30.0, 0.0)})
@@ -154,6 +155,70 @@ def test_captions_and_comments_of_a_jpeg_are_kept_or_named(iptc, tmp_path):
     assert notes == ["PNG cannot hold IPTC, a comment: dropped"]
 
 
+def test_captions_and_comments_in_several_parts_are_joined(tmp_path):
+    resource = codecs._photoshop_segment(IPTC)[18:]  # behind marker, length and head
+    name = b"MeSa" + struct.pack(">HB", 0x0FA0, 3) + b"abc" + struct.pack(">I", 5) + b"12345\0"
+    halves = name + resource[:10], resource[10:] + resource
+    extra = b""
+    for half in halves:
+        body = b"Photoshop 3.0\0" + half
+        extra += b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
+    for comment in (b"first", b"second"):
+        extra += b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", extra=extra)
+    picture = read(tmp_path / "a.jpg")
+    assert (picture.iptc, picture.comment) == (IPTC + IPTC, b"first\nsecond")
+    long = Picture(picture.pixels, "RGB", "PNG", comment=b"long" * 20_000)
+    found, notes = through_file(long, JPEG, tmp_path / "b")
+    assert found.comment is None and "a comment of more than 64 KB" in notes[0]
+
+
+def test_captions_go_from_jpeg_to_tiff_and_back(tmp_path):
+    source = Picture(random_pixels("RGB", "uint8"), "RGB", "PNG", iptc=IPTC, exif=exif_block())
+    tiff, _ = through_file(through_file(source, JPEG, tmp_path / "a")[0], TIFF, tmp_path / "b")
+    back, notes = through_file(tiff, JPEG, tmp_path / "c")
+    assert (tiff.iptc, back.iptc, notes) == (IPTC, IPTC, [])
+    assert exif.value_of(back.exif, exif.IPTC) is None  # it stands where readers look
+
+
+def test_layers_of_photoshop_are_dropped_with_a_line(tmp_path):
+    layers = (37724, 7, 6, b"secret", True)
+    pixels = random_pixels("RGB", "uint8")
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extratags=[layers])
+    picture = read(tmp_path / "a.tif")
+    assert "Photoshop layers" in picture.notes[0]
+    through_file(picture, TIFF, tmp_path / "b")
+    assert b"secret" not in (tmp_path / "b" / "a.tif").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3_000_000))),
+        (b"zTXt", b"Title\0\7junk"),
+        (b"tEXt", b"no end"),
+        (b"iTXt", b"Title\0\0\0only a language"),
+        (b"iTXt", b"Title\0\1\0\0\0junk"),
+        (b"tEXt", b"k" * 80 + b"\0too long a keyword"),
+    ],
+)
+def test_damaged_texts_are_dropped_with_a_line(kind, body, tmp_path):
+    data = bytes(imagecodecs.png_encode(random_pixels("RGB", "uint16")))
+    crc = struct.pack(">I", zlib.crc32(kind + body))
+    chunk = struct.pack(">I", len(body)) + kind + body + crc
+    (tmp_path / "a.png").write_bytes(data[:-12] + chunk + data[-12:])  # behind the pixels
+    picture = read(tmp_path / "a.png")
+    assert picture.notes == ["a damaged text in it is dropped"] and not picture.texts
+    good = [
+        (b"zTXt", b"T\0\0" + zlib.compress(b"x")),
+        (b"iTXt", b"T\0\1\0\0\0" + zlib.compress(b"x")),
+    ]
+    found, _ = through_file(Picture(picture.pixels, "RGB", "PNG", texts=good), PNG, tmp_path / "b")
+    assert found.texts == good
+    with Image.open(tmp_path / "b" / "a.png") as file:
+        assert file.info["T"] == "x"
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_texts_of_a_png_are_kept_or_named(dtype, tmp_path):
     texts = [
@@ -200,15 +265,47 @@ def test_thumbnails_of_the_picture_as_it_was_are_erased(format, by_strips, tmp_p
     assert b"painted" not in data and b"Thumbnails" not in data
 
 
-@given(st.binary(max_size=60), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-def test_damaged_thumbnails_do_no_harm(tail, offset, length):
-    block = bytearray(with_thumbnail(exif_block(), tail))
-    order = {b"II": "<", b"MM": ">"}[bytes(block[:2])]
-    struct.pack_into(order + "I", block, len(block) - len(tail) - 16, length)
-    struct.pack_into(order + "I", block, len(block) - len(tail) - 4 - 24 + 8, offset)
+@given(
+    st.sampled_from("<>"),
+    st.binary(max_size=60),
+    st.integers(0, 400) | st.integers(0, 2**32 - 1),
+    st.integers(0, 400) | st.integers(0, 2**32 - 1),
+)
+def test_damaged_thumbnails_do_no_harm(order, tail, offset, length):
+    whole = exif_block(order=order)
+    block = bytearray(with_thumbnail(whole, tail))
+    values = len(block) - len(tail) - 4 - 24  # of the two entries
+    struct.pack_into(order + "I", block, values + 8, offset)
+    struct.pack_into(order + "I", block, values + 20, length)
     erased = exif.without_thumbnail(bytes(block))
     assert len(erased) <= len(block)
+    assert exif_facts(erased) == exif_facts(whole)
     assert exif.without_thumbnail(erased) == erased
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_only_thumbnails_are_erased(order):
+    secret = b"what was painted out" * 20
+    whole = exif_block(order=order)
+    block = bytearray(with_thumbnail(whole, secret))
+    lengths = len(block) - len(secret) - 4 - 12  # the second entry
+    struct.pack_into(order + "H", block, lengths, 0x0103)  # is another: no length is known
+    erased = exif.without_thumbnail(bytes(block))
+    assert b"painted" not in erased and exif_facts(erased) == exif_facts(whole)
+    (first,) = struct.unpack_from(order + "I", whole, 4)
+    (count,) = struct.unpack_from(order + "H", whole, first)
+    cycle = bytearray(whole)
+    struct.pack_into(order + "I", cycle, first + 2 + 12 * count, first)  # the second is the first
+    assert exif_facts(exif.without_thumbnail(bytes(cycle))) == exif_facts(whole)
+
+
+def test_a_pointer_of_unknown_kind_is_not_followed(tmp_path):
+    entries = [(0x0112, 3, 1, 6 << 16), (0x8769, 99, 1, 0xFFFFFF00)]
+    block = b"MM\0*" + struct.pack(">IH", 8, 2)
+    block += b"".join(struct.pack(">HHII", *entry) for entry in entries) + bytes(4)
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png", exif=b"Exif\0\0" + block)
+    picture = read(tmp_path / "a.png")
+    assert picture.pixels.shape == (8, 4, 3) and not picture.notes
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -216,6 +313,7 @@ def test_stated_sides_are_exchanged_when_a_picture_is_turned(orientation, tmp_pa
     block = Image.Exif()
     block[0x0112] = orientation
     block.get_ifd(0x8769).update({0xA002: 8, 0xA003: 70_000})  # of different kinds
+    block[0x0100], block[0x0101] = 8, 70_000
     stated = b'<rdf tiff:ImageWidth="8" tiff:ImageLength="4" exif:PixelXDimension="8"/>'
     path = tmp_path / "a.jpg"
     Image.new("RGB", (8, 4)).save(path, exif=block, xmp=stated)
@@ -223,7 +321,7 @@ def test_stated_sides_are_exchanged_when_a_picture_is_turned(orientation, tmp_pa
     sides.load(picture.exif)
     found = [sides.get_ifd(0x8769)[tag] for tag in (0xA002, 0xA003)]
     turned = orientation >= 5
-    assert found == ([70_000, 8] if turned else [8, 70_000])
+    assert found == [sides[0x0100], sides[0x0101]] == ([70_000, 8] if turned else [8, 70_000])
     assert (b'tiff:ImageLength="8" tiff:ImageWidth="4" exif:PixelY' in picture.xmp) is turned
 
 
