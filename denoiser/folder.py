@@ -83,7 +83,7 @@ def process(
         raise InputError(f"no pictures in {places.source}{inside}")
     if show.dry_run:
         with contextlib.closing(Journal(places.out, rehearse=True)) as journal:
-            rehearse(plan, Batch(load(), job, journal, options), show)
+            rehearse(plan, places, Batch(load(), job, journal, options), show)
         return
     sheet = Sheet() if sheet_path else None
     with open_journal(places.out) as journal:
@@ -94,7 +94,7 @@ def process(
             if rules:
                 watch_folder(batch, places, find, rules, view)
             else:
-                for result in unlisted(plan):
+                for result in unlisted(plan, places):
                     view.finished(result)
                 batch.run(plan.items, view.finished, view.started, view.progress)
         finally:
@@ -103,16 +103,16 @@ def process(
                 write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
             for line in view.failures:
                 view.tell(line)
-            for line in [] if show.quiet else [*left_out(plan, show), view.summary()]:
+            left = [] if rules else left_out(plan, show)
+            for line in [] if show.quiet else [*left, view.summary()]:
                 view.tell(line)
     if (failed := view.counts["failed"]) and not rules:
         raise PartialError(f"{failed} of {sum(view.counts.values())} pictures failed")
 
 
-def rehearse(plan: Plan, batch: Batch, show: Show) -> None:
+def rehearse(plan: Plan, places: Places, batch: Batch, show: Show) -> None:
     """Say what would be done, as far as that can be told without reading the pictures."""
-    results = unlisted(plan)
-    for result in results:
+    for result in unlisted(plan, places):
         show.outcome(_outcome(result.item, "failed", result.why), f"failed, {result.why}")
     for item in plan.items:
         found = batch.check(item)
@@ -128,10 +128,10 @@ def _outcome(item: Item, state: str, why: str) -> dict[str, object]:
     return outcome | ({"why": why} if why else {})
 
 
-def unlisted(plan: Plan) -> list[Result]:
+def unlisted(plan: Plan, places: Places) -> list[Result]:
     """Count folders that cannot be listed as failed."""
     return [
-        Result(Item(name, name, Path(name), Path(name)), "failed", why=why)
+        Result(Item(name, name, Path(name), places.out / name), "failed", why=why)
         for name, why in plan.unreadable
     ]
 

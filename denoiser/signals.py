@@ -21,11 +21,16 @@ def uninterrupted() -> Iterator[None]:
     def hold(number: int, _: object) -> None:
         held.append(number)
 
-    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {
+        number: signal.signal(number, hold)
+        for number in numbers
+        if signal.getsignal(number) is not None  # not Python's: could not be put back
+    }
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler)
         if held:
             signal.raise_signal(held[0])

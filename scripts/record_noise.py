@@ -29,7 +29,8 @@ def main(photographs: tuple[Path, ...], out: Path) -> None:
             found.append(squares)
     if not found:
         raise InputError("none of the photographs has enough calm places")
-    np.savez_compressed(out, *found)
+    with out.open("wb") as file:
+        np.savez_compressed(file, *found)
     say(f"wrote {out}")
 
 

@@ -286,7 +286,7 @@ class Trainer:
         recent = torch.zeros((), device=self.device)  # running mean of both together
         least_loss = math.inf
         started = saved = time.monotonic()
-        begun = self.step
+        begun, begun_s = self.step, started
         try:
             while self.step < training.steps:
                 losses = torch.stack(self.train_step(crops))
@@ -294,9 +294,13 @@ class Trainer:
                 recent = losses.sum() if not counted else recent.lerp(losses.sum(), RECENT)
                 counted += 1
                 last = self.step == training.steps
-                if self.step == begun + FIRST_STEPS and first:  # the next line may be far off
-                    left = self._left(counted * pixels_per_step / (time.monotonic() - started))
-                    report(f"step {self.step}/{training.steps}  about {left} left")
+                if first and self.step - begun in (1, FIRST_STEPS):  # the next line may be far off
+                    recent.item()  # waits for a GPU; the first step may have compiled
+                    if self.step - begun == FIRST_STEPS:
+                        pixels = (FIRST_STEPS - 1) * pixels_per_step
+                        left = self._left(pixels / (time.monotonic() - begun_s))
+                        report(f"step {self.step}/{training.steps}  about {left} left")
+                    begun_s = time.monotonic()
                 if self.step % log_every and not last:
                     continue
                 loss, penalty, newest = self._mean_of_all(torch.stack([*sums / counted, recent]))
