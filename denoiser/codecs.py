@@ -24,7 +24,8 @@ _XMP_KEY = "XML:com.adobe.xmp"
 _PNG_COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP"}
 _PNG_TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 _PNG_RAW_PROFILE = b"Raw profile type "
-_IPTC_RESOURCE = 0x0404  # of Photoshop's image resources
+_PHOTOSHOP = b"Photoshop 3.0\0"  # begins a JPEG's segment of image resources
+_IPTC_RESOURCE = 0x0404
 _LONGEST_TEXT = 2**20  # bytes of a PNG's text, as Pillow reads it
 _XMP_SIDES = {b"PixelXDimension": b"PixelYDimension", b"ImageWidth": b"ImageLength"}
 _XMP_SIDES |= {other: side for side, other in _XMP_SIDES.items()}
@@ -171,9 +172,10 @@ def _without_element(xml: bytes, name: bytes) -> bytes:
 
 def _iptc(segments: list[tuple[str, bytes]]) -> bytes | None:
     """Gather the IPTC of a JPEG from Photoshop's image resources, which may span segments."""
-    head = b"Photoshop 3.0\0"
     resources = b"".join(
-        body[len(head) :] for kind, body in segments if kind == "APP13" and body.startswith(head)
+        body.removeprefix(_PHOTOSHOP)
+        for kind, body in segments
+        if kind == "APP13" and body.startswith(_PHOTOSHOP)
     )
     found, place = b"", 0
     with contextlib.suppress(struct.error):
@@ -332,7 +334,7 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
 def _photoshop_segment(iptc: bytes) -> bytes:
     """Wrap IPTC into the JPEG segment APP13, as Photoshop's image resource without a name."""
     resource = b"8BIM" + struct.pack(">HHI", _IPTC_RESOURCE, 0, len(iptc)) + iptc
-    body = b"Photoshop 3.0\0" + resource + b"\0" * (len(iptc) % 2)
+    body = _PHOTOSHOP + resource + b"\0" * (len(iptc) % 2)
     return b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
 
 

@@ -149,8 +149,8 @@ def reset_orientation(block: bytes) -> tuple[int, bytes]:
     Returns:
         The orientation found (1 if there is none), and the EXIF block with 1 in its place.
     """
-    order = _order(block)
-    place = _places(block).get(ORIENTATION)
+    order, places = _order(block), _places(block)
+    place = places.get(ORIENTATION)
     kind = struct.unpack_from(order + "H", block, place + 2)[0] if place else 0
     if place is None or kind not in (3, 4):
         return 1, block
@@ -159,10 +159,9 @@ def reset_orientation(block: bytes) -> tuple[int, bytes]:
     upright = bytearray(block)
     struct.pack_into(form, upright, place + 8, 1)
     if orientation in range(5, 9):
-        _exchange(upright, _places(block), _SIDES)
+        _exchange(upright, places, _SIDES)
         with contextlib.suppress(struct.error, KeyError):  # of a pointer that is none
-            pointer = _places(block)[EXIF_DIRECTORY]
-            (start,) = struct.unpack_from(order + "I", block, pointer + 8)
+            (start,) = struct.unpack_from(order + "I", block, places[EXIF_DIRECTORY] + 8)
             _exchange(upright, _places(block, start), _EXIF_SIDES)
     return orientation, bytes(upright)
 

@@ -41,14 +41,15 @@ def decode(data: bytes) -> Picture:
             dpi=_dpi(page),
             encoding={"compressed": page.compression.name != "NONE"},
         )
+        layers = exif.PHOTOSHOP_LAYERS in page.tags
         pages = sum(not page.is_reduced for page in file.pages)
     if pages > 1:
         picture.notes.append(f"only the first of {pages} pages is restored")
+    if layers:
+        picture.notes.append("its Photoshop layers, which show it as it was, are dropped")
     try:
         picture.exif = exif.from_tiff(data)
         picture.iptc = exif.value_of(data, exif.IPTC)
-        if exif.value_of(data, exif.PHOTOSHOP_LAYERS):
-            picture.notes.append("its Photoshop layers, which show it as it was, are dropped")
     except ValueError:
         picture.notes.append("its EXIF is damaged: dropped")
     return picture
