@@ -292,6 +292,14 @@ def _buffer_for(size: int) -> Iterator[None]:
         ImageFile.MAXBLOCK = before
 
 
+class _WithoutDescriptor:
+    """A file that Pillow cannot write past Python, which it would without noticing a full disk."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.write, self.flush = file.write, file.flush
+        self.seek, self.tell = file.seek, file.tell
+
+
 def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int | None) -> None:
     pixels = np.ascontiguousarray(picture.pixels)
     image = Image.frombuffer(picture.mode, pixels.shape[1::-1], pixels, "raw", picture.mode, 0, 1)
@@ -328,7 +336,7 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
     blocks = (picture.icc, picture.exif, picture.xmp, picture.iptc, picture.comment)
     metadata = sum(len(block or b"") for block in blocks)
     with _buffer_for(4 * pixels.size + metadata + 65536):
-        image.save(file, format.name, **options)
+        image.save(_WithoutDescriptor(file), format.name, **options)
 
 
 def _photoshop_segment(iptc: bytes) -> bytes:

@@ -626,3 +626,19 @@ def test_lossless_webp_stays_lossless(tmp_path, srgb):
     image.save(path, lossless=True, icc_profile=srgb)
     found, _ = through_file(read(path), WEBP, tmp_path / "out")
     np.testing.assert_array_equal(found.pixels, picture.pixels)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs limits of a process")
+@pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
+def test_a_disk_that_takes_a_part_only_gets_nothing(format, tmp_path):
+    import resource
+
+    path = tmp_path / f"a{format.suffixes[0]}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(OutputError):
+            write(Picture(random_pixels("RGB", "uint8", 128, 128), "RGB", "PNG"), path, format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
