@@ -78,6 +78,7 @@ def process(
     plan = find()
     for _, why in plan.clashes:
         raise ArgumentError(why)
+    job.check(item.name for item in plan.items)
     if rules is None and not plan.items and not plan.unreadable:
         inside = f"; --recursive looks into its {plan.folders} folders" if plan.folders else ""
         raise InputError(f"no pictures in {places.source}{inside}")

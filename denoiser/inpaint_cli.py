@@ -48,19 +48,20 @@ def parse_grain(text: str) -> float:
     return share
 
 
-def check_mask_out(mask: Path, source: str, target: str) -> None:
+def check_mask_out(mask_out: Path, source: str, mask: Path | None, target: str) -> None:
     """Refuse to write masks among pictures that are read or written, or under a false name.
 
     Raises:
-        ArgumentError: The mask would replace IN or OUT, lie among their pictures, or is no .png.
+        ArgumentError: It would replace IN, MASK or OUT, lie among their pictures, or is no .png.
     """
     from denoiser.plan import lie_within_each_other  # and numpy, for which --help need not wait
 
-    if not Path(source).is_dir() and mask.suffix.lower() != ".png":
-        raise ArgumentError(f"--save-mask writes PNG: give {mask.with_suffix('.png')}")
-    for what, path in (("IN", Path(source)), ("OUT", Path(target))):
-        among = Path(source).is_dir() and lie_within_each_other(mask, path)
-        if among or mask.resolve() == path.resolve():
+    if not Path(source).is_dir() and mask_out.suffix.lower() != ".png":
+        raise ArgumentError(f"--save-mask writes PNG: give {mask_out.with_suffix('.png')}")
+    places = {"IN": Path(source), "MASK": mask or Path(source), "OUT": Path(target)}
+    for what, path in places.items():
+        among = Path(source).is_dir() and lie_within_each_other(mask_out, path)
+        if among or mask_out.resolve() == path.resolve():
             raise ArgumentError(f"--save-mask and {what} lie within each other: keep them apart")
 
 
@@ -195,7 +196,7 @@ def inpaint(
     if mask_from == "alpha" and feather_px:
         raise ArgumentError("--feather would let invisible colours be seen: not with --mask alpha")
     if mask_out:
-        check_mask_out(mask_out, source, target)
+        check_mask_out(mask_out, source, mask, target)
 
     from denoiser import batch, catalog, folder, single
     from denoiser.job import Inpainting

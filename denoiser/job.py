@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from denoiser import catalog, images, load_model, restore
-from denoiser.errors import InputError, OutputError
+from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import Format
 from denoiser.picture import Picture, as_rgb8
 from denoiser.restore import Progress
@@ -42,6 +42,13 @@ class Job:
         """
         values = dataclasses.asdict(self) | {"format": self.format and self.format.name}
         return json.dumps(values, sort_keys=True, default=str)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse pictures of a folder that would be in each other's way.
+
+        Raises:
+            ArgumentError: They would.
+        """
 
     def restore(
         self,
@@ -167,6 +174,18 @@ class Inpainting(Job):
         sha256 = catalog.sha256_of(mask) if mask else None
         return json.dumps(json.loads(super().key(name)) | {"mask": sha256}, sort_keys=True)
 
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse pictures whose masks would be written over each other.
+
+        Raises:
+            ArgumentError: Two have the same stem.
+        """
+        taken: dict[Path, str] = {}
+        for name in names if self.mask_out else ():
+            first = taken.setdefault(path := self._mask_out_of(name), name)
+            if first != name:
+                raise ArgumentError(f"the masks of {first} and {name} would both become {path}")
+
     def restore(
         self,
         names: Sequence[str],
@@ -246,10 +265,8 @@ class Inpainting(Job):
 
     def _write_mask(self, name: str, hole: np.ndarray) -> None:
         """Write a hole (H, W) as a grey PNG."""
-        assert self.mask_out
-        path = self.mask_out
+        path = self._mask_out_of(name)
         if self.is_folder:
-            path = path / Path(name).with_suffix(".png")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -257,6 +274,11 @@ class Inpainting(Job):
         grey = np.rint(255 * hole).astype(np.uint8)[..., None]
         png = next(known for known in images.FORMATS if known.name == "PNG")
         images.write(Picture(grey, "L", "PNG"), path, png, overwrite=True)
+
+    def _mask_out_of(self, name: str) -> Path:
+        assert self.mask_out
+        inside = Path(name).with_suffix(".png")
+        return self.mask_out / inside if self.is_folder else self.mask_out
 
     @staticmethod
     def _mask_of(name: str, mask: Path) -> Path:
@@ -272,8 +294,9 @@ class Inpainting(Job):
         stem = mask / Path(name).with_suffix("")
         suffixes = [spelt for suffix in images.SUFFIXES for spelt in {suffix, suffix.upper()}]
         found = [path for suffix in suffixes if (path := Path(f"{stem}{suffix}")).is_file()]
-        if len(found) != 1:
-            many = "several masks" if found else "no mask"
+        files = {path.stat().st_ino: path for path in found}  # a.png may also be a.PNG
+        if len(files) != 1:
+            many = "several masks" if files else "no mask"
             raise InputError(f"{many} for {name} in {mask}")
         return found[0]
 

@@ -160,6 +160,16 @@ def test_a_folder_with_masks(run_inpaint, mask, tmp_path, masks_are):
     assert (np.asarray(Image.open(tmp_path / "out" / "a.png")) == 255).all()
 
 
+def test_a_name_that_is_found_under_two_spellings_is_one_mask(run_inpaint, mask, tmp_path):
+    for folder in ("in", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (64, 48), "white").save(tmp_path / "in" / "a.png")
+    for spelling in ("a.png", "a.PNG"):  # as where case is folded
+        (tmp_path / "masks" / spelling).hardlink_to(mask)
+    result = run_inpaint(tmp_path / "in", tmp_path / "masks", tmp_path / "out")
+    assert result.code == 0, result.err
+
+
 def test_masks_inside_the_pictures_are_refused(run_inpaint, mask, tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     out = tmp_path.parent / "out"
@@ -169,6 +179,8 @@ def test_masks_inside_the_pictures_are_refused(run_inpaint, mask, tmp_path):
             assert result.code == 1 and "MASK and IN lie within each other" in result.err
     result = run_inpaint(tmp_path / "a.png", mask, mask, "--overwrite")
     assert result.code == 1 and "the mask is never overwritten" in result.err
+    result = run_inpaint("--save-mask", mask, tmp_path / "a.png", mask, tmp_path / "b.png")
+    assert result.code == 1 and "--save-mask and MASK lie within each other" in result.err
     for missing in ("", tmp_path / "none.png"):
         result = run_inpaint(tmp_path, missing, out)
         assert result.code == 2 and "no such mask" in result.err
@@ -203,6 +215,9 @@ def test_defects_are_found_filled_and_their_mask_is_written(
     result = run_inpaint(*options, tmp_path / "masks", tmp_path / "in", tmp_path / "out")
     assert result.code == 0, result.err
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks" / "a.png")) > 0, mask)
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.bmp")
+    result = run_inpaint(*options, tmp_path / "masks", tmp_path / "in", tmp_path / "other")
+    assert result.code == 1 and "the masks of a.bmp and a.png would both become" in result.err
     dust = ("--overwrite", "--detect", "scratches", tmp_path / "in" / "a.png", tmp_path / "o.png")
     assert "no defect was found: nothing was filled" in run_inpaint(*dust).err
 
