@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import stat
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,13 +72,13 @@ def make_plan(
     """
     check_apart(source, out)
     plan = Plan()
-    for folder, names, files in _walk(source, plan):
+    for folder, names, files in _walk(source, out, plan):
         if not recursive:
             plan.folders += len(names)
             names.clear()
         for name in files:
             path = folder / name
-            if path.suffix.lower() not in SUFFIXES:
+            if path.suffix.lower() not in SUFFIXES or _is_no_file(path):
                 plan.others.append(path.relative_to(source).as_posix())
                 continue
             inside = path.relative_to(source)
@@ -110,24 +111,38 @@ def lie_within_each_other(one: Path, other: Path) -> bool:
     return any(a.is_relative_to(b) or b.is_relative_to(a) for a, b in ways)
 
 
-def _walk(source: Path, plan: Plan) -> Iterator[tuple[Path, list[str], list[str]]]:
+def _walk(source: Path, out: Path, plan: Plan) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Walk folders and links to folders, each real folder once; hidden and system names left out.
 
-    The caller may empty the list of folder names.
+    What a link shows of `out` is left out too. The caller may empty the list of folder names.
     """
     seen: set[tuple[int, int]] = set()
+    out = out.resolve()
 
     def unreadable(error: OSError) -> None:
         plan.unreadable.append((str(error.filename), error.strerror or str(error)))
 
     for folder, names, files in os.walk(source, onerror=unreadable, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link led here again
+        try:
+            status, real = Path(folder).stat(), Path(folder).resolve()
+        except OSError as error:  # it has just vanished
+            unreadable(error)
+            names.clear()
+            continue
+        if (status.st_dev, status.st_ino) in seen or real.is_relative_to(out):  # by a link
             names.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
         names[:] = sorted(name for name in names if not _is_ignored(name))
         yield Path(folder), names, [name for name in files if not _is_ignored(name)]
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether it is a pipe, a device or a socket, which would never end or never come."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False  # reading it will tell
 
 
 def _is_ignored(name: str) -> bool:

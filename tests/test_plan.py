@@ -55,6 +55,38 @@ def test_links_are_followed_once(tmp_path):
     assert [item.name for item in plan_of(tmp_path).items] == ["a/b.png", "link.png"]
 
 
+def test_results_seen_through_a_link_are_no_pictures(tmp_path):
+    touch(tmp_path, "in/a.png", "out/a.png", "out/deep/b.png")
+    (tmp_path / "in" / "results").symlink_to(tmp_path / "out")
+    (tmp_path / "in" / "deep").symlink_to(tmp_path / "out" / "deep")
+    (tmp_path / "in" / "all").symlink_to(tmp_path)
+    assert [item.name for item in plan_of(tmp_path).items] == ["a.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in folders")
+def test_pipes_are_no_pictures(tmp_path):
+    touch(tmp_path, "in/a.png")
+    os.mkfifo(tmp_path / "in" / "b.png")
+    plan = plan_of(tmp_path)
+    assert [item.name for item in plan.items] == ["a.png"] and plan.others == ["b.png"]
+
+
+def test_a_folder_that_vanishes_while_it_is_walked_is_told(tmp_path, monkeypatch):
+    touch(tmp_path, "in/a/b.png", "in/c.png")
+    walk = os.walk
+
+    def remove_first(*arguments, **options):
+        for folder, *rest in walk(*arguments, **options):
+            if Path(folder).name == "a":
+                (tmp_path / "in" / "a").rename(tmp_path / "gone")
+            yield folder, *rest
+
+    monkeypatch.setattr("os.walk", remove_first)
+    plan = plan_of(tmp_path)
+    assert [item.name for item in plan.items] == ["c.png"]
+    assert plan.unreadable == [(str(tmp_path / "in" / "a"), "No such file or directory")]
+
+
 @pytest.mark.parametrize("out", ["in", "in/out", ".", "link"])
 def test_folders_within_each_other_are_refused(tmp_path, out):
     touch(tmp_path / "in", "a.png")
