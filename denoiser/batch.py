@@ -1,5 +1,6 @@
 """Folder to folder: reading, restoring and writing overlap; the journal says what is left to do."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -27,7 +28,8 @@ LARGEST_AHEAD_BYTES = 600_000_000
 """No more pictures are read ahead while those in memory, decoded, are more or larger."""
 LARGEST_STACK_PX = 4_000_000
 """Pixels that go to a GPU at once where pictures of one size follow each other."""
-FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+FULL = {errno.ENOSPC, errno.EDQUOT}
+FATAL = FULL | {errno.EROFS}
 """Errors of the output folder after which the next picture would fail as well."""
 
 
@@ -59,14 +61,24 @@ class Result:
 
 
 @dataclasses.dataclass
+class _Found:
+    """What there is of a picture that may have to be restored."""
+
+    entry: Entry
+    """To fill."""
+    known: Entry | None
+    """What the journal knows of the output."""
+    output_stamp: str | None
+    """Of the output if it exists; it may be replaced."""
+
+
+@dataclasses.dataclass
 class _Work:
     """A picture between reading and writing."""
 
     item: Item
     picture: Picture
-    entry: Entry
-    replace: bool
-    """Whether the output exists and may be replaced."""
+    found: _Found
     seconds: dict[str, float]
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -152,7 +164,7 @@ class Batch:
                         size = work.picture.pixels.nbytes
                         writes.append((writers.submit(self._write, work), size))
                     else:
-                        conclude(self._failed(work.item, failure, work.entry))
+                        conclude(self._failed(work.item, failure, work.found.entry))
             while writes:
                 conclude(writes.popleft()[0].result())
         finally:
@@ -177,43 +189,42 @@ class Batch:
         """What shapes the output of a picture besides its input: model and settings."""
         return self.model.sha256, self.job.key(item.name)
 
-    def check(self, item: Item) -> Result | tuple[Entry, Entry | None]:
+    def check(self, item: Item) -> Result | _Found:
         """See what the journal and the output folder say about a picture, without reading it.
 
         Returns:
-            Why it is left alone or fails; or the entry to fill and, if the output that exists may
-            be what this picture gives, the one that tells.
+            Why it is left alone or fails; or what there is.
         """
-        entry, overwrite = Entry(item.name, output=item.output), self.options.overwrite
+        entry, overwrite = Entry(item.name, item.output), self.options.overwrite
         try:
-            exists = item.target.exists()
-            entry.input_stamp = stamp_of(item.source)
-            if exists and item.target.samefile(item.source):
+            entry.input_stamp, entry.source = stamp_of(item.source), str(item.source.resolve())
+            output_stamp = stamp_of(item.target) if item.target.exists() else None
+            if output_stamp and item.target.samefile(item.source):
                 raise OutputError(f"{item.target} is a link to the original: it is not replaced")
-            if exists and self.options.skip_existing:
+            if output_stamp and self.options.skip_existing:
                 return Result(item, "skipped", why="exists", stamp=entry.input_stamp)
             entry.model_sha256, entry.settings = self.key(item)
-            known = self.journal.find(item.name)
-            if known and known.output != item.output:
-                known = None
-            entry.earlier_sha256 = _ours(item, known) if known and exists else None
-            if exists and not entry.earlier_sha256 and not overwrite:
-                changed = " and was changed since it was written" if known else ""
+            known = self.journal.find(item.name, item.output)
+            if known and output_stamp:
+                entry.earlier_sha256 = _ours(item, known, output_stamp)
+            if output_stamp and not entry.earlier_sha256 and not overwrite:
+                written = known and known.output_sha256
+                changed = " and was changed since it was written" if written else ""
                 raise OutputError(f"{item.target} exists{changed}: give --overwrite to replace it")
-            done = known if known and self._is_done(known, entry) and not overwrite else None
-            if done and done.input_stamp == entry.input_stamp:
-                return self._done_before(item, done)
+            found = _Found(entry, known, output_stamp)
+            if self._is_done(found) and known and known.input_stamp == entry.input_stamp:
+                return self._done_before(item, found)
         except Exception as error:
             return self._failed(item, error, entry)
-        return entry, done
+        return found
 
     def _read(self, item: Item) -> _Work | Result:
         """Decode a picture if there is something to do."""
         started = time.perf_counter()
-        checked = self.check(item)
-        if isinstance(checked, Result):
-            return checked
-        entry, done = checked
+        found = self.check(item)
+        if isinstance(found, Result):
+            return found
+        entry = found.entry
         try:
             try:
                 data = item.source.read_bytes()
@@ -222,29 +233,42 @@ class Batch:
             if stamp_of(item.source) != entry.input_stamp:
                 raise InputError(f"{item.source} changed while it was read")
             entry.input_sha256 = hashlib.sha256(data).hexdigest()
-            if done and done.input_sha256 == entry.input_sha256:  # only its times have changed
-                done.input_stamp = entry.input_stamp
-                return self._done_before(item, done)
+            if found.known and found.known.input_sha256 == entry.input_sha256:
+                if self._is_done(found):  # only its times or its folder have changed
+                    return self._done_before(item, found)
+            elif found.output_stamp and not self.options.overwrite:
+                _refuse_stranger(item, found)
             picture = images.read(data, str(item.source))
         except Exception as error:
             return self._failed(item, error, entry)
-        seconds = {"read": round(time.perf_counter() - started, 4)}
-        return _Work(item, picture, entry, item.target.exists(), seconds)
+        return _Work(item, picture, found, {"read": round(time.perf_counter() - started, 4)})
 
-    def _is_done(self, known: Entry, entry: Entry) -> bool:
+    def _is_done(self, found: _Found) -> bool:
         """Whether the output that exists is what this model and these settings make."""
+        entry, known = found.entry, found.known
         return (
-            known.state in (WRITING, DONE)
+            known is not None
+            and not self.options.overwrite
+            and known.state in (WRITING, DONE)
             and known.output_sha256 == entry.earlier_sha256
             and (known.model_sha256, known.settings) == (entry.model_sha256, entry.settings)
         )
 
-    def _done_before(self, item: Item, known: Entry) -> Result:
+    def _done_before(self, item: Item, found: _Found) -> Result:
         """Bring the journal up to date on an output that is as it should be."""
-        known.state, known.output_stamp = DONE, stamp_of(item.target)
-        if known != self.journal.find(item.name):
-            self.journal.put(known)
-        return Result(item, "skipped", why="done before", stamp=known.input_stamp)
+        entry, known = found.entry, found.known
+        assert known
+        now = dataclasses.replace(
+            known,
+            state=DONE,
+            input_stamp=entry.input_stamp,
+            source=entry.source,
+            put_away=False,
+            output_stamp=found.output_stamp,
+        )
+        if now != known:
+            self.journal.put(now)
+        return Result(item, "skipped", why="done before", stamp=entry.input_stamp)
 
     def _alike(self, first: _Work, reads: deque[Future[_Work | Result]]) -> list[_Work]:
         """Take small pictures of the same kind that are ready, to go to a GPU as one batch."""
@@ -282,9 +306,14 @@ class Batch:
 
     def _write(self, work: _Work) -> Result:
         """Write a picture; the journal knows it before it gets its name, and after."""
-        item, entry, started = work.item, work.entry, time.perf_counter()
+        item, entry, started = work.item, work.found.entry, time.perf_counter()
+        output_stamp = work.found.output_stamp
 
         def intend(part: Any) -> None:
+            with contextlib.suppress(FileNotFoundError):  # nothing to lose
+                changed = output_stamp and stamp_of(item.target) != output_stamp
+                if changed and not self.options.overwrite:
+                    raise OutputError(f"{item.target} has changed meanwhile: it is not replaced")
             entry.state, entry.output_sha256 = WRITING, catalog.sha256_of(part)
             self.journal.put(entry)
 
@@ -293,7 +322,7 @@ class Batch:
             lost = self.job.write(
                 work.picture,
                 item.target,
-                overwrite=work.replace,
+                overwrite=output_stamp is not None,
                 scratch=self.journal.folder,
                 before_naming=intend,
             )
@@ -318,12 +347,13 @@ class Batch:
         if _is_fatal(error):
             raise error
         why, _ = explain(error, str(item.source))
-        known = self.journal.find(item.name)
-        if known and known.output == item.output and not entry.output_sha256:
-            entry.output_sha256 = known.output_sha256  # an output of earlier stays ours
-            entry.earlier_sha256 = known.earlier_sha256
-        entry.state, entry.output, entry.error = FAILED, item.output, why
-        self.journal.put(entry)
+        known, source = self.journal.find(item.name, item.output), entry.source
+        if known and known.output_sha256 and not entry.output_sha256:  # what is there stays ours
+            for name in ("output_sha256", "earlier_sha256", "source", "put_away", "input_sha256"):
+                setattr(entry, name, getattr(known, name))
+        entry.state, entry.error = FAILED, why
+        if source in (None, entry.source):  # else that of another picture's output stays
+            self.journal.put(entry)
         return Result(item, "failed", why=why, error=error, stamp=entry.input_stamp)
 
 
@@ -332,12 +362,31 @@ def _kind(work: _Work) -> tuple[Any, ...]:
     return work.picture.pixels.shape, work.picture.pixels.dtype, work.picture.mode
 
 
-def _ours(item: Item, known: Entry) -> str | None:
+def _ours(item: Item, known: Entry, output_stamp: str) -> str | None:
     """Checksum of an existing output if it is one that the journal knows."""
-    if known.state == DONE and known.output_stamp == stamp_of(item.target):
+    if known.state == DONE and known.output_stamp == output_stamp:
         return known.output_sha256
     found = catalog.sha256_of(item.target)
     return found if found in (known.output_sha256, known.earlier_sha256) else None
+
+
+def _refuse_stranger(item: Item, found: _Found) -> None:
+    """Refuse to replace what was made of another picture than the one before us.
+
+    Raises:
+        OutputError: It was, and that picture lies elsewhere or was put away.
+    """
+    known = found.known
+    if known and known.put_away:
+        raise OutputError(
+            f"{item.target} shows an earlier {item.name}, which was put away: rename one of them,"
+            " or give --overwrite to replace it"
+        )
+    if known and known.source != found.entry.source:
+        raise OutputError(
+            f"{item.target} was made of {known.source}: choose another OUT, or give --overwrite to"
+            " replace it"
+        )
 
 
 def _is_fatal(error: BaseException | None) -> bool:
@@ -346,3 +395,11 @@ def _is_fatal(error: BaseException | None) -> bool:
         return False
     cause = error.__cause__
     return isinstance(cause, sqlite3.Error) or (isinstance(cause, OSError) and cause.errno in FATAL)
+
+
+def is_full(error: OutputError) -> bool:
+    """Whether the output folder has no room left."""
+    cause = error.__cause__
+    if isinstance(cause, sqlite3.Error):
+        return cause.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return isinstance(cause, OSError) and cause.errno in FULL

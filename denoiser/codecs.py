@@ -336,7 +336,7 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
     blocks = (picture.icc, picture.exif, picture.xmp, picture.iptc, picture.comment)
     metadata = sum(len(block or b"") for block in blocks)
     with _buffer_for(4 * pixels.size + metadata + 65536):
-        image.save(_WithoutDescriptor(file), format.name, **options)
+        image.save(_WithoutDescriptor(file), format.name, **options)  # type: ignore[arg-type]
 
 
 def _photoshop_segment(iptc: bytes) -> bytes:

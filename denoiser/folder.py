@@ -67,6 +67,8 @@ def process(
         check_apart(places.source, rules.archive, "the archive")
     if sheet_path and sheet_path.exists() and not options.overwrite:
         raise OutputError(f"{sheet_path} exists: give --overwrite to replace it")
+    if sheet_path and not sheet_path.parent.is_dir():
+        raise OutputError(f"no such folder: {sheet_path.parent}")
     find = functools.partial(
         make_plan,
         places.source,
@@ -93,6 +95,8 @@ def process(
         view = FolderView(None if rules else total, show)
         try:
             if rules:
+                for line in [] if show.quiet else left_out(plan, show):
+                    view.tell(line)
                 watch_folder(batch, places, find, rules, view)
             else:
                 for result in unlisted(plan, places):
@@ -100,13 +104,13 @@ def process(
                 batch.run(plan.items, view.finished, view.started, view.progress)
         finally:
             view.close()
-            if sheet and sheet_path:
-                write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
             for line in view.failures:
                 view.tell(line)
             left = [] if rules else left_out(plan, show)
             for line in [] if show.quiet else [*left, view.summary()]:
                 view.tell(line)
+            if sheet and sheet_path:
+                write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
     if (failed := view.counts["failed"]) and not rules:
         raise PartialError(f"{failed} of {sum(view.counts.values())} pictures failed")
 
@@ -174,7 +178,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file that appears only when it is whole."""
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names are any bytes
         part.replace(path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -18,6 +18,10 @@ from denoiser.picture import FORMATS, Format, Picture, adapt, as_rgb8, white_of
 
 __all__ = ["FORMATS", "SUFFIXES", "Format", "Picture", "as_rgb8", "format_of", "read", "write"]
 
+_UMASK = os.umask(0)  # asked once: to ask is to set it, for all threads
+os.umask(_UMASK)
+_MODE = 0o666 & ~_UMASK  # of a file that is newly made
+
 SUFFIXES = frozenset(suffix for format in FORMATS for suffix in format.suffixes)
 
 
@@ -151,7 +155,7 @@ def _whole_file(
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(_default_mode())
+        part.chmod(_MODE)
         before_naming(part)
         if overwrite:
             part.replace(target)
@@ -171,10 +175,3 @@ def rename_new(part: Path, target: Path) -> None:
         if target.exists():
             raise OutputError(f"{target} exists: give --overwrite to replace it") from None
         part.replace(target)
-
-
-def _default_mode() -> int:
-    """Permissions that a newly made file would have."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

@@ -4,11 +4,14 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -17,14 +20,16 @@ from denoiser.plan import JOURNAL_FOLDER
 
 WRITING, DONE, FAILED, QUARANTINED = "writing", "done", "failed", "quarantined"
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (
-    input TEXT PRIMARY KEY,      -- path relative to the input folder
+CREATE TABLE IF NOT EXISTS pictures (
+    input TEXT NOT NULL,         -- path relative to the input folder
+    output TEXT NOT NULL,        -- path relative to the output folder
+    source TEXT,                 -- absolute path of what the output was made of
+    put_away INTEGER NOT NULL,   -- whether that was deleted or archived
     state TEXT NOT NULL,         -- writing, done, failed, quarantined
     input_stamp TEXT,            -- size, time of the last change to content and to anything
     input_sha256 TEXT,
     model_sha256 TEXT,
     settings TEXT,               -- JSON
-    output TEXT,                 -- path relative to the output folder
     output_stamp TEXT,
     output_sha256 TEXT,
     earlier_sha256 TEXT,         -- of the output that it replaces
@@ -33,7 +38,8 @@ CREATE TABLE IF NOT EXISTS files (
     sigma REAL,                  -- noise, 0-255
     warnings TEXT,               -- JSON list
     error TEXT,
-    finished TEXT                -- UTC
+    finished TEXT,               -- UTC
+    PRIMARY KEY (input, output)
 )
 """
 
@@ -43,12 +49,14 @@ class Entry:
     """What the journal knows about a picture; the columns are explained in its schema."""
 
     input: str
+    output: str
+    source: str | None = None
+    put_away: bool = False
     state: str = FAILED
     input_stamp: str | None = None
     input_sha256: str | None = None
     model_sha256: str | None = None
     settings: str | None = None
-    output: str | None = None
     output_stamp: str | None = None
     output_sha256: str | None = None
     earlier_sha256: str | None = None
@@ -62,9 +70,20 @@ class Entry:
 
 _COLUMNS = [field.name for field in dataclasses.fields(Entry)]
 _PUT = (
-    f"INSERT OR REPLACE INTO files ({', '.join(_COLUMNS)})"
+    f"INSERT OR REPLACE INTO pictures ({', '.join(_COLUMNS)})"
     f" VALUES ({', '.join(':' + name for name in _COLUMNS)})"
 )
+
+
+def _storable(value: Any) -> Any:
+    """Give text that is no Unicode, as file names may be, to SQLite as bytes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(value)
+    return value
 
 
 def stamp_of(path: Path) -> str:
@@ -97,22 +116,31 @@ class Journal:
             self._database = sqlite3.connect(
                 ":memory:" if rehearse else path, isolation_level=None, check_same_thread=False
             )
-            if rehearse and path.exists():
-                with contextlib.closing(
-                    sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
-                ) as kept:
-                    kept.backup(self._database)
+            if rehearse:
+                self._copy_from(path)
             self._database.row_factory = sqlite3.Row
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.execute(_SCHEMA)
 
-    def find(self, name: str) -> Entry | None:
-        """Look a picture up by its name."""
+    def _copy_from(self, path: Path) -> None:
+        """Take over a journal, with what a process that was killed has not brought to an end."""
+        with tempfile.TemporaryDirectory() as folder:
+            for file in path.parent.glob(f"{path.name}*"):
+                shutil.copy(file, folder)
+            with contextlib.closing(sqlite3.connect(Path(folder) / path.name)) as kept:
+                kept.backup(self._database)
+
+    def find(self, name: str, output: str) -> Entry | None:
+        """Look a picture up by its name and that of its output."""
+        query = "SELECT * FROM pictures WHERE input = ? AND output = ?"
         with self._guard():
-            row = self._database.execute("SELECT * FROM files WHERE input = ?", [name]).fetchone()
+            row = self._database.execute(query, [_storable(name), _storable(output)]).fetchone()
         if row is None:
             return None
-        values = dict(row)
+        values = {
+            key: os.fsdecode(value) if isinstance(value, bytes) else value
+            for key, value in dict(row).items()
+        }
         return Entry(**values | {"warnings": json.loads(values["warnings"])})
 
     def put(self, entry: Entry) -> None:
@@ -120,12 +148,12 @@ class Journal:
         entry.finished = datetime.now(UTC).isoformat(timespec="seconds")
         values = dataclasses.asdict(entry) | {"warnings": json.dumps(entry.warnings)}
         with self._guard():
-            self._database.execute(_PUT, values)
+            self._database.execute(_PUT, {key: _storable(value) for key, value in values.items()})
 
     def count(self, state: str) -> int:
         """Count the entries in a state."""
         with self._guard():
-            query = "SELECT count(*) FROM files WHERE state = ?"
+            query = "SELECT count(*) FROM pictures WHERE state = ?"
             return int(self._database.execute(query, [state]).fetchone()[0])
 
     def close(self) -> None:

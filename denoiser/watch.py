@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from denoiser import images, restore
-from denoiser.batch import Batch, Result
+from denoiser.batch import Batch, Result, is_full
 from denoiser.errors import OutputError
 from denoiser.journal import DONE, QUARANTINED, Entry, stamp_of, sync_folder
 from denoiser.plan import Item, Plan
@@ -96,21 +96,25 @@ class Watcher:
 
         if not self.rules.poll_s:
             threading.Thread(target=self._listen, daemon=True).start()
-        while not self.batch.stop.is_set():
-            self.wake.clear()
-            ready, wait_s = self._look()
-            if ready:
-                try:
-                    self.batch.run(ready, conclude, begin, progress)
-                except OutputError as error:  # a full disk, which may get room again
-                    self._tell_once(f"waiting: {error}")
-                    wait_s = RETRY_S
-                else:
-                    self._told.clear()
-                    continue
-            self._write_status("waiting")
-            self.wake.wait(wait_s)
-        self._write_status("stopped")
+        try:
+            while not self.batch.stop.is_set():
+                self.wake.clear()
+                ready, wait_s = self._look()
+                if ready:
+                    try:
+                        self.batch.run(ready, conclude, begin, progress)
+                    except OutputError as error:
+                        if not is_full(error):
+                            raise
+                        self._tell_once(f"waiting: {error}")  # there may be room again
+                        wait_s = RETRY_S
+                    else:
+                        self._told.clear()
+                        continue
+                self._write_status("waiting")
+                self.wake.wait(wait_s)
+        finally:
+            self._write_status("stopped")
 
     def _listen(self) -> None:
         """Wake the watch whenever the system tells of a change."""
@@ -154,22 +158,23 @@ class Watcher:
         seen = self._waiting.get(item.name)
         if self._settled.get(item.name) == stamp or (seen and seen.stamp == stamp):
             return
-        known = self.journal.find(item.name)
+        known, attempts = self.journal.find(item.name, item.output), 0
         if known and known.input_stamp == stamp and seen is None:
             same = (known.model_sha256, known.settings) == self.batch.key(item)
-            if known.state == QUARANTINED or (known.state == DONE and same):
+            disposable = self._disposes and _exists(item.target)
+            if known.state == DONE and same and not disposable:
                 self._settled[item.name] = stamp
-                if known.state == DONE and item.target.exists():
-                    self._dispose(item, stamp)
                 return
-        self._waiting[item.name] = _Sighting(stamp, now + self.rules.settle_s)
+            if known.state == QUARANTINED:  # by an earlier watch, and what was wrong may be mended
+                attempts = ATTEMPTS - 1
+        self._waiting[item.name] = _Sighting(stamp, now + self.rules.settle_s, attempts)
 
     def _judge(self, result: Result) -> bool:
         """Decide what becomes of a picture; returns whether anybody needs to know."""
         item, stamp = result.item, result.stamp
         seen = self._waiting[item.name]
         if result.state == "failed":
-            if not item.source.exists():  # taken away before its turn came
+            if not _exists(item.source):  # taken away before its turn came
                 del self._waiting[item.name]
                 return False
             if stamp != seen.stamp:  # changed meanwhile: the next look starts it afresh
@@ -191,26 +196,36 @@ class Watcher:
 
     def _quarantine(self, item: Item, stamp: str, why: str) -> None:
         """List a picture that nothing can be done about until it changes."""
-        entry = self.journal.find(item.name) or Entry(item.name)
+        entry = self.journal.find(item.name, item.output) or Entry(item.name, item.output)
         entry.state, entry.input_stamp, entry.error = QUARANTINED, stamp, why
         self.journal.put(entry)
 
+    @property
+    def _disposes(self) -> bool:
+        return self.rules.delete or self.rules.archive is not None
+
     def _dispose(self, item: Item, stamp: str) -> None:
-        """Do with an original what is wished, if it is still the one that was restored."""
-        archive = self.rules.archive
-        if not self.rules.delete and archive is None:
+        """Do with an original what is wished, if it is still the one that was restored.
+
+        The journal knows it before: the next picture of that name is another one.
+        """
+        entry = self.journal.find(item.name, item.output)
+        if not self._disposes or entry is None:
             return
+        entry.put_away = True
+        self.journal.put(entry)
         try:
             if item.target.exists():
                 sync_folder(item.target.parent)
-            if stamp_of(item.source) != stamp:
-                return
-            if archive is None:
-                item.source.unlink()
-            else:
-                move_new(item.source, archive / item.name)
+            if stamp_of(item.source) == stamp:
+                if self.rules.archive is None:
+                    item.source.unlink()
+                else:
+                    move_new(item.source, self.rules.archive / item.name)
         except OSError as error:
             self.tell(f"{item.source} stays where it is: {error.strerror or error}")
+            entry.put_away = False
+            self.journal.put(entry)
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:
@@ -235,19 +250,32 @@ class Watcher:
             part.replace(self._status)
 
 
+def _exists(path: Path) -> bool:
+    """Whether there is a file; where that cannot be seen, no."""
+    with contextlib.suppress(OSError):
+        return path.exists()
+    return False
+
+
+def _is_elsewhere(path: Path, folder: Path) -> bool:
+    """Whether a folder is on another file system."""
+    return path.stat().st_dev != folder.stat().st_dev
+
+
 def move_new(source: Path, target: Path) -> Path:
     """Move a file to a name, with a number behind it if that is taken; nothing is replaced.
 
     Returns:
-        The name that it got. Until it is whole under it the source stays.
+        The name that it got. Until it is whole under it the source stays, and so it does if it
+        changes meanwhile.
 
     Raises:
         OSError: It cannot be moved.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = source
+    part, stamp = source, stamp_of(source)
     try:
-        if source.stat().st_dev != target.parent.stat().st_dev:
+        if _is_elsewhere(source, target.parent):
             part = target.parent / f".denoise-{os.getpid()}.part"
             shutil.copy2(source, part)
             with part.open("rb+") as file:
@@ -258,7 +286,9 @@ def move_new(source: Path, target: Path) -> Path:
                 images.rename_new(part, free)
                 break
         sync_folder(free.parent)
-        source.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # renamed, where there are no links
+            if source.samefile(free) if part is source else stamp_of(source) == stamp:
+                source.unlink()
     finally:
         if part is not source:
             part.unlink(missing_ok=True)

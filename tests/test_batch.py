@@ -67,7 +67,7 @@ def states(result):
 def journal_rows(out):
     database = sqlite3.connect(out / ".denoise" / "journal.sqlite")
     database.row_factory = sqlite3.Row
-    rows = {row["input"]: dict(row) for row in database.execute("SELECT * FROM files")}
+    rows = {row["input"]: dict(row) for row in database.execute("SELECT * FROM pictures")}
     database.close()
     return rows
 
@@ -115,6 +115,50 @@ def test_other_settings_or_content_replace_our_own_outputs_only(denoise_folder, 
     assert (out / "a.jpg").read_bytes() == b"edited"
     assert denoise_folder("--overwrite").code == 0
     assert (out / "a.jpg").read_bytes() != b"edited"
+
+
+def test_results_of_another_folder_are_not_replaced(run_denoise, tmp_path, blur_path, rng):
+    for card in "ab":
+        (tmp_path / card).mkdir()
+        pixels = rng.integers(0, 255, (9, 9, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / card / "1.png")
+    command = ("--json", "-m", blur_path)
+    assert run_denoise(tmp_path / "a", tmp_path / "out", *command).code == 0
+    before = outputs(tmp_path / "out")
+    for _ in range(2):  # that it failed makes it no more ours
+        result = run_denoise(tmp_path / "b", tmp_path / "out", *command)
+        assert result.code == 4 and f"was made of {tmp_path / 'a' / '1.png'}" in result.err
+    assert outputs(tmp_path / "out") == before
+    (tmp_path / "a").rename(tmp_path / "moved")  # the same picture elsewhere
+    for options, state in (((), "skipped"), (("--strength", 0.5), "done")):
+        result = run_denoise(tmp_path / "moved", tmp_path / "out", *command, *options)
+        assert states(result) == {"1.png": state}
+    assert run_denoise(tmp_path / "b", tmp_path / "out", *command, "--overwrite").code == 0
+
+
+def test_one_picture_may_have_several_outputs(denoise_folder, folder, tmp_path):
+    (folder / "bad.png").unlink()
+    for state in ("done", "skipped"):
+        for suffix in ("_1", "_2"):
+            found = states(denoise_folder("--json", "--suffix", suffix))
+            assert set(found.values()) == {state}
+    assert len(outputs(tmp_path / "out")) == 4
+
+
+def test_an_output_edited_meanwhile_is_not_replaced(denoise_folder, tmp_path, monkeypatch):
+    denoise_folder()
+    restore = job.Denoising.restore
+
+    def edit_first(self, names, *rest):
+        if names == ["a.jpg"]:
+            (tmp_path / "out" / "a.jpg").write_bytes(b"edited")
+        return restore(self, names, *rest)
+
+    monkeypatch.setattr(job.Denoising, "restore", edit_first)
+    result = denoise_folder("--strength", 0.5, "--json")
+    assert states(result) == {"a.jpg": "failed", "bad.png": "failed", "sub/b.png": "done"}
+    assert "has changed meanwhile" in result.err
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == b"edited"
 
 
 def test_outputs_of_others_are_left_alone(denoise_folder, folder, tmp_path):
@@ -199,11 +243,16 @@ def test_a_second_instance_is_refused(denoise_folder, tmp_path):
 
 def test_unusual_names(run_denoise, tmp_path, blur_path, rng):
     names = ["ü ñ 写真.png", "new\nline.png", " spaces .png", "x" * 251 + ".png", "-dash.png"]
+    if sys.platform == "linux":
+        names.append(os.fsdecode(b"caf\xe9.png"))
     (tmp_path / "in").mkdir()
     for name in names:
         Image.fromarray(rng.integers(0, 255, (9, 9, 3), np.uint8)).save(tmp_path / "in" / name)
-    assert run_denoise(tmp_path / "in", tmp_path / "out", "-m", blur_path).code == 0
+    command = (tmp_path / "in", tmp_path / "out", "-m", blur_path, "--json")
+    assert run_denoise(*command, "--report", tmp_path / "sheet.html").code == 0
     assert sorted(outputs(tmp_path / "out")) == sorted(names)
+    for options in ([], ["--dry-run"], ["--verbose"]):
+        assert states(run_denoise(*command, *options)) == dict.fromkeys(names, "skipped")
 
 
 def test_pictures_of_one_kind_go_together_where_that_helps(folder, tmp_path, rng, monkeypatch):
@@ -350,9 +399,26 @@ def test_a_clock_that_goes_backwards_does_no_harm(denoise_folder, folder, tmp_pa
 
 def test_a_rehearsal_never_writes(tmp_path):
     journal = Journal(tmp_path, rehearse=True)
-    assert journal.find("a") is None
+    assert journal.find("a", "a") is None
     journal.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rehearsal_after_a_kill_reads_what_was_left_half_done(denoise_folder, tmp_path):
+    code = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.executescript("PRAGMA cache_size = 1; BEGIN; UPDATE pictures SET state = 'x'")
+database.execute("CREATE TABLE big AS WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+                 " WHERE i < 9999) SELECT i FROM n")
+os._exit(0)
+"""
+    denoise_folder()
+    path = tmp_path / "out" / ".denoise" / "journal.sqlite"
+    subprocess.run([sys.executable, "-c", code, path], check=True)
+    assert path.with_name("journal.sqlite-journal").exists()
+    assert states(denoise_folder("--dry-run", "--json"))["a.jpg"] == "skipped"
+    assert path.with_name("journal.sqlite-journal").exists()  # left to the next run
 
 
 def test_the_contact_sheet_shows_before_and_after(denoise_folder, tmp_path):
@@ -361,6 +427,8 @@ def test_the_contact_sheet_shows_before_and_after(denoise_folder, tmp_path):
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 4 and "sub/b.png" in text
     assert denoise_folder("--report", page).code == 5  # exists
+    result = denoise_folder("--report", tmp_path / "none" / "sheet.html")
+    assert result.code == 5 and "no such folder" in result.err
 
 
 def test_a_bar_with_files_speed_and_time_on_a_terminal(folder, tmp_path, blur_path):

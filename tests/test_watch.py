@@ -15,6 +15,7 @@ from conftest import blur_onnx
 from PIL import Image
 from test_batch import journal_rows, outputs
 
+from denoiser import images, watch
 from denoiser.watch import move_new
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
@@ -110,9 +111,9 @@ def test_bad_files_are_retried_quarantined_and_taken_up_when_they_change(place):
         row = journal_rows(place / "out")["bad.png"]
         assert row["state"] == "quarantined" and "no picture" in row["error"]
         assert (place / "in" / "bad.png").read_bytes() == b"no picture"
-    with watching(place, settle=0.1):  # known: not tried again
-        time.sleep(1)
-        assert status(place)["failed"] == 0 and status(place)["quarantined"] == 1
+    with watching(place, settle=0.1):  # tried once more, for what was wrong may be mended
+        until(lambda: status(place)["failed"] == 1)
+        assert status(place)["quarantined"] == 1
         put(place / "in" / "bad.png")
         until(lambda: (place / "out" / "bad.png").exists())
         until(lambda: status(place)["quarantined"] == 0)
@@ -159,6 +160,65 @@ def test_originals_are_put_away_when_their_result_is_safe(place, what):
             assert (place / "old" / "sub" / "a.png").read_bytes() == data
         until(lambda: status(place)["quarantined"] == 1)
     assert (place / "in" / "bad.png").exists()
+
+
+@pytest.mark.parametrize("what", ["archive", "delete"])
+def test_a_new_picture_of_an_old_name_does_not_replace_a_result(place, what):
+    put(place / "in" / "scan.png")
+    choice = f"archive:{place / 'old'}" if what == "archive" else what
+    with watching(place, "--on-success", choice, settle=0.1):
+        until(lambda: not (place / "in" / "scan.png").exists())
+        first = (place / "out" / "scan.png").read_bytes()
+        second = put(place / "in" / "scan.png", seed=1)
+        until(lambda: status(place)["quarantined"] == 1)
+        assert "shows an earlier scan.png, which was put away" in told(place)
+    assert (place / "out" / "scan.png").read_bytes() == first
+    assert (place / "in" / "scan.png").read_bytes() == second
+    with watching(place, "--on-success", choice, "--overwrite", settle=0.1):  # as it was told
+        until(lambda: not (place / "in" / "scan.png").exists())
+    assert (place / "out" / "scan.png").read_bytes() != first
+
+
+def test_an_original_stays_if_its_result_is_not_what_was_written(place):
+    data = put(place / "in" / "a.png")
+    with watching(place):
+        until(lambda: (place / "out" / "a.png").exists())
+        until(lambda: status(place)["state"] == "waiting")
+    result = (place / "out" / "a.png").read_bytes()
+    (place / "out" / "a.png").write_bytes(b"")
+    with watching(place, "--on-success", "delete", settle=0.1):
+        until(lambda: status(place)["quarantined"] == 1)
+    assert (place / "in" / "a.png").read_bytes() == data
+    (place / "out" / "a.png").write_bytes(result)
+    with watching(place, "--on-success", "delete", settle=0.1):
+        until(lambda: not (place / "in" / "a.png").exists())
+    assert (place / "out" / "a.png").read_bytes() == result
+
+
+def test_a_lost_output_folder_ends_the_watch(place):
+    with watching(place, settle=0.1) as process:
+        (place / "out").rename(place / "lost")
+        put(place / "in" / "a.png")
+        assert process.wait(20) == 5
+    assert "cannot write" in told(place)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_original_that_changes_while_it_is_archived_stays(tmp_path, monkeypatch, elsewhere):
+    source, newer = tmp_path / "a.png", tmp_path / "b.png"
+    source.write_text("old")
+    newer.write_text("new")
+    rename_new = images.rename_new
+
+    def save_first(part, target):
+        rename_new(part, target)
+        newer.replace(source)
+
+    if elsewhere:  # as another file system
+        monkeypatch.setattr(watch, "_is_elsewhere", lambda source, folder: True)
+    monkeypatch.setattr(images, "rename_new", save_first)
+    assert move_new(source, tmp_path / "old" / "a.png").read_text() == "old"
+    assert source.read_text() == "new"
 
 
 def test_a_full_archive_name_gets_a_number(tmp_path):
