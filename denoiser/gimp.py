@@ -28,19 +28,31 @@ class Profile:
         return self.folder / "plug-ins" / NAME
 
     @property
+    def script(self) -> Path:
+        """The file that GIMP runs."""
+        return self.plug_in / f"{NAME}.py"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether what is installed there, if anything is, is a version of this plug-in."""
+        settled = not self.script.exists() or (self.plug_in / SETTINGS).exists()
+        return settled or SETTINGS.encode() in self.script.read_bytes()
+
+    @property
     def state(self) -> str:
         """What is there, in words."""
-        script = self.plug_in / f"{NAME}.py"
-        if not script.is_file():
+        if not self.script.is_file():
             return "not installed"
         try:
             settings = json.loads((self.plug_in / SETTINGS).read_text(encoding="utf-8"))
             python, version = settings["command"][0], settings["version"]
         except (OSError, ValueError, KeyError, IndexError, TypeError):
-            return "damaged: run `denoiser gimp install`"
+            damaged = "damaged: run `denoiser gimp install`"
+            return damaged if self.is_ours else "another plug-in of that name"
+        shipped = source() / self.script.name
         if not Path(python).exists():
             return f"broken, {python} is gone: run `denoiser gimp install`"
-        if version != __version__ or script.read_bytes() != (source() / script.name).read_bytes():
+        if version != __version__ or self.script.read_bytes() != shipped.read_bytes():
             return f"of another version, {version}: run `denoiser gimp install`"
         return f"installed, runs {python}"
 
@@ -77,8 +89,9 @@ def install(profile: Profile) -> None:
     """Put the plug-in into a profile, or renew it.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: It cannot be written, or another plug-in has its name.
     """
+    _refuse_others(profile)
     settings = {
         "version": __version__,
         "command": [sys.executable, "-P", "-m", "denoiser", "pipe"],
@@ -92,9 +105,8 @@ def install(profile: Profile) -> None:
             ignore=_no_bytecode,
             copy_function=shutil.copyfile,
         )
-        script = profile.plug_in / f"{NAME}.py"
-        script.chmod(0o755)
-        os.utime(script)  # GIMP asks a plug-in anew when its file is
+        profile.script.chmod(0o755)
+        os.utime(profile.script)  # GIMP asks a plug-in anew when its file is
         (profile.plug_in / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {profile.plug_in}: {error.strerror or error}") from error
@@ -104,15 +116,24 @@ def uninstall(profile: Profile) -> bool:
     """Take the plug-in out of a profile; whether it was there.
 
     Raises:
-        OutputError: It cannot be removed.
+        OutputError: It cannot be removed, or another plug-in has its name.
     """
-    if not (profile.plug_in / f"{NAME}.py").exists():
+    if not profile.script.exists():
         return False
+    _refuse_others(profile)
     try:
-        shutil.rmtree(profile.plug_in)
+        if profile.plug_in.is_symlink():
+            profile.plug_in.unlink()
+        else:
+            shutil.rmtree(profile.plug_in)
     except OSError as error:
         raise OutputError(f"cannot remove {profile.plug_in}: {error.strerror}") from error
     return True
+
+
+def _refuse_others(profile: Profile) -> None:
+    if not profile.is_ours:
+        raise OutputError(f"{profile.plug_in} is another plug-in: move it away first")
 
 
 def _no_bytecode(_: object, names: list[str]) -> list[str]:

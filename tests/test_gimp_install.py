@@ -77,6 +77,27 @@ def test_it_is_installed_seen_and_removed(run_denoise, home):
     assert run("uninstall").count("it was not installed") == 3
 
 
+def test_another_plug_in_of_that_name_stays(run_denoise, home):
+    folder = home / "config" / "GIMP" / "3.2" / "plug-ins" / "denoise"
+    folder.mkdir(parents=True)
+    (folder / "denoise.py").write_text("theirs")
+    assert "another plug-in of that name" in run_denoise("gimp", "status", command="denoiser").out
+    for what in ("install", "uninstall"):
+        result = run_denoise("gimp", what, command="denoiser")
+        assert result.code == 5 and "move it away first" in result.err
+    assert (folder / "denoise.py").read_text() == "theirs"
+
+
+def test_of_a_plug_in_behind_a_link_the_link_is_removed(home):
+    profile = gimp.profiles()[0]
+    (home / "elsewhere").mkdir()
+    profile.plug_in.parent.mkdir()
+    profile.plug_in.symlink_to(home / "elsewhere")
+    gimp.install(profile)
+    assert gimp.uninstall(profile)
+    assert not profile.plug_in.is_symlink() and (home / "elsewhere" / "denoise.py").exists()
+
+
 def test_without_gimp_it_says_what_to_do(run_denoise, tmp_path, monkeypatch):
     monkeypatch.delenv("GIMP3_DIRECTORY", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
