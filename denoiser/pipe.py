@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from denoiser import __version__, load_model
+from denoiser.console import INTERRUPTED
 from denoiser.errors import ArgumentError, DenoiserError
 from denoiser.job import Denoising, Inpainting, facts
 from denoiser.picture import LARGEST_MP, Picture
@@ -245,3 +246,5 @@ def serve_standard_streams() -> None:
         serve(sys.stdin.buffer, sink)
     except BrokenPipeError:
         os._exit(0)  # nobody reads the answers
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)  # a thread that reads holds standard input, and Python waits for it

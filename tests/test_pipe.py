@@ -146,6 +146,14 @@ def test_the_end_of_standard_input_ends_it_in_the_midst_of_work(rng):
     assert time.monotonic() - closed < 1
 
 
+def test_sigterm_ends_it_while_it_waits():
+    client = Client()
+    time.sleep(0.2)  # until it reads
+    client.process.terminate()
+    _, err = client.process.communicate()
+    assert (client.process.returncode, err) == (130, b"")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
