@@ -27,6 +27,13 @@ BAR_AFTER_S = 1.0
 INTERRUPTED = 130
 Advance = Callable[[int, int], None]
 
+
+def _no_path(_: click.Context, __: click.Parameter, text: str) -> str:
+    if set(text) & {"/", "\\", "\0"}:
+        raise click.BadParameter(f"{text!r} is no part of a file name")
+    return text
+
+
 device_options = [
     click.option(
         "--device",
@@ -69,7 +76,12 @@ writing_options = [
     click.option(
         "--strip-metadata", is_flag=True, help="Leave out EXIF, XMP, IPTC, comments and DPI."
     ),
-    click.option("--suffix", default="", help="Added to the file's stem when OUT is a folder."),
+    click.option(
+        "--suffix",
+        default="",
+        callback=_no_path,
+        help="Added to the file's stem when OUT is a folder.",
+    ),
     click.option("--overwrite", is_flag=True, help="Replace what exists; do again what is done."),
     click.option("--skip-existing", is_flag=True, help="Do nothing where the output exists."),
 ]
@@ -225,6 +237,11 @@ class Stopwatch:
         self._last = now
 
 
+def _on_terminal() -> bool:
+    """Whether a person sees standard error, which may be closed."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def _bar(*columns: Any) -> "Progress":
     from rich.console import Console
     from rich.progress import Progress
@@ -235,7 +252,7 @@ def _bar(*columns: Any) -> "Progress":
 @contextlib.contextmanager
 def progress_bar(title: str, *, enabled: bool) -> Iterator[Advance | None]:
     """Give a callback that shows a bar on a terminal once work has taken a second."""
-    if not enabled or not sys.stderr.isatty():
+    if not enabled or not _on_terminal():
         yield None
         return
     started = time.monotonic()
@@ -274,7 +291,7 @@ class FolderView:
         self.failures: list[str] = []
         self.provider = self.fallback = ""
         self._bar: Progress | None = None
-        if not show.quiet and total is not None and sys.stderr.isatty():
+        if not show.quiet and total is not None and _on_terminal():
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
             self._bar = _bar(

@@ -92,11 +92,14 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
     Raises:
         ArgumentError: IN and OUT are the same, or OUT is a folder and IN has no name.
         InputError: IN does not exist.
-        OutputError: OUT's folder does not exist, or its format is unknown.
+        OutputError: OUT's folder does not exist, its format is unknown, or it is standard output
+            and closed.
     """
     if source != "-" and not (source and Path(source).exists()):
         raise InputError(f"no such file: {source or '(empty name)'}")
     if target == "-":
+        if sys.stdout is None:
+            raise OutputError("standard output is closed")
         return None
     out = Path(target)
     if out.is_dir():

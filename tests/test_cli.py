@@ -2,6 +2,7 @@ import functools
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -289,6 +290,20 @@ def large(tmp_path, photo):
     path = tmp_path / "in.png"
     Image.fromarray(np.tile(photo, (4, 4, 1))).save(path)
     return path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
+def test_closed_streams(noisy, tmp_path):
+    command = shlex.join([*DENOISE, str(noisy)])
+    assert subprocess.run(f"{command} {tmp_path}/a.png 2>&-", shell=True).returncode == 0
+    assert (tmp_path / "a.png").exists()
+    result = subprocess.run(f"{command} - >&-", shell=True, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (5, "error: standard output is closed\n")
+
+
+def test_a_suffix_is_no_path(run_denoise, noisy, tmp_path):
+    result = run_denoise(noisy, tmp_path, "--suffix", "/x")
+    assert result.code == 1 and "is no part of a file name" in result.err
 
 
 def test_a_progress_bar_appears_on_a_terminal(large, tmp_path):
