@@ -197,7 +197,7 @@ class Batch:
         """
         entry, overwrite = Entry(item.name, item.output), self.options.overwrite
         try:
-            entry.input_stamp, entry.source = stamp_of(item.source), str(item.source.resolve())
+            entry.input_stamp, entry.source = stamp_of(item.source), place_of(item)
             output_stamp = stamp_of(item.target) if item.target.exists() else None
             if output_stamp and item.target.samefile(item.source):
                 raise OutputError(f"{item.target} is a link to the original: it is not replaced")
@@ -362,6 +362,11 @@ def _kind(work: _Work) -> tuple[Any, ...]:
     return work.picture.pixels.shape, work.picture.pixels.dtype, work.picture.mode
 
 
+def place_of(item: Item) -> str:
+    """Absolute path of a picture in its input folder; if it is a link, of the link."""
+    return str(item.source.parent.resolve() / item.source.name)
+
+
 def _ours(item: Item, known: Entry, output_stamp: str) -> str | None:
     """Checksum of an existing output if it is one that the journal knows."""
     if known.state == DONE and known.output_stamp == output_stamp:
@@ -401,5 +406,5 @@ def is_full(error: OutputError) -> bool:
     """Whether the output folder has no room left."""
     cause = error.__cause__
     if isinstance(cause, sqlite3.Error):
-        return cause.sqlite_errorcode == sqlite3.SQLITE_FULL
+        return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return isinstance(cause, OSError) and cause.errno in FULL

@@ -34,9 +34,12 @@ class Profile:
 
     @property
     def is_ours(self) -> bool:
-        """Whether what is installed there, if anything is, is a version of this plug-in."""
-        settled = not self.script.exists() or (self.plug_in / SETTINGS).exists()
-        return settled or SETTINGS.encode() in self.script.read_bytes()
+        """Whether what is there, if anything is, is a version of this plug-in."""
+        if (self.plug_in / SETTINGS).exists():
+            return True
+        if self.script.exists():
+            return SETTINGS.encode() in self.script.read_bytes()
+        return not self.plug_in.exists() or not any(self.plug_in.iterdir())
 
     @property
     def state(self) -> str:

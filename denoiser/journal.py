@@ -116,19 +116,23 @@ class Journal:
             self._database = sqlite3.connect(
                 ":memory:" if rehearse else path, isolation_level=None, check_same_thread=False
             )
-            if rehearse:
+            if rehearse and path.exists():
                 self._copy_from(path)
             self._database.row_factory = sqlite3.Row
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.execute(_SCHEMA)
 
     def _copy_from(self, path: Path) -> None:
-        """Take over a journal, with what a process that was killed has not brought to an end."""
-        with tempfile.TemporaryDirectory() as folder:
-            for file in path.parent.glob(f"{path.name}*"):
-                shutil.copy(file, folder)
-            with contextlib.closing(sqlite3.connect(Path(folder) / path.name)) as kept:
+        """Take over a journal, also one that a process that was killed left in the midst of it."""
+        try:
+            with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as kept:
                 kept.backup(self._database)
+        except sqlite3.OperationalError:  # which would have to be written to be mended
+            with tempfile.TemporaryDirectory() as folder:
+                for file in path.parent.glob(f"{path.name}*"):
+                    shutil.copy(file, folder)
+                with contextlib.closing(sqlite3.connect(Path(folder) / path.name)) as kept:
+                    kept.backup(self._database)
 
     def find(self, name: str, output: str) -> Entry | None:
         """Look a picture up by its name and that of its output."""
@@ -166,7 +170,7 @@ class Journal:
         try:
             with self._lock:
                 yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise OutputError(f"cannot write the journal in {self.folder}: {error}") from error
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from denoiser import images, restore
-from denoiser.batch import Batch, Result, is_full
+from denoiser.batch import Batch, Result, is_full, place_of
 from denoiser.errors import OutputError
 from denoiser.journal import DONE, QUARANTINED, Entry, stamp_of, sync_folder
 from denoiser.plan import Item, Plan
@@ -74,6 +74,7 @@ class Watcher:
         """Set to make it look at once, and after `stop` was set."""
         self._waiting: dict[str, _Sighting] = {}
         self._settled: dict[str, str] = {}  # names with the stamp for which nothing is left to do
+        self._obstructed: set[str] = set()  # names of those that failed while their output existed
         self._told: set[str] = set()
         self._counts = {"done": 0, "failed": 0}
         self._status = self.journal.folder / "status.json"
@@ -147,6 +148,7 @@ class Watcher:
             for memory in (self._waiting, self._settled):
                 for name in memory.keys() - present.keys():
                     del memory[name]
+            self._obstructed &= present.keys()
         for item, stamp in present.values():
             self._sight(item, stamp, now)
         ready = [present[name][0] for name, seen in self._waiting.items() if seen.due <= now]
@@ -156,6 +158,9 @@ class Watcher:
     def _sight(self, item: Item, stamp: str, now: float) -> None:
         """Note a picture that is new or has changed."""
         seen = self._waiting.get(item.name)
+        if item.name in self._obstructed and not _exists(item.target):
+            self._obstructed.remove(item.name)
+            self._settled.pop(item.name, None)
         if self._settled.get(item.name) == stamp or (seen and seen.stamp == stamp):
             return
         known, attempts = self.journal.find(item.name, item.output), 0
@@ -188,7 +193,7 @@ class Watcher:
         else:
             self._counts["done"] += result.state == "done"
             if result.why != "exists" and stamp:
-                self._dispose(item, stamp)
+                stamp = self._dispose(item, stamp)
         del self._waiting[item.name]
         if stamp:
             self._settled[item.name] = stamp
@@ -196,22 +201,28 @@ class Watcher:
 
     def _quarantine(self, item: Item, stamp: str, why: str) -> None:
         """List a picture that nothing can be done about until it changes."""
+        if _exists(item.target):
+            self._obstructed.add(item.name)
         entry = self.journal.find(item.name, item.output) or Entry(item.name, item.output)
-        entry.state, entry.input_stamp, entry.error = QUARANTINED, stamp, why
-        self.journal.put(entry)
+        if entry.source in (None, place_of(item)):  # else it tells of another picture's output
+            entry.state, entry.input_stamp, entry.error = QUARANTINED, stamp, why
+            self.journal.put(entry)
 
     @property
     def _disposes(self) -> bool:
         return self.rules.delete or self.rules.archive is not None
 
-    def _dispose(self, item: Item, stamp: str) -> None:
+    def _dispose(self, item: Item, stamp: str) -> str:
         """Do with an original what is wished, if it is still the one that was restored.
 
         The journal knows it before: the next picture of that name is another one.
+
+        Returns:
+            The stamp for which nothing is left to do.
         """
         entry = self.journal.find(item.name, item.output)
         if not self._disposes or entry is None:
-            return
+            return stamp
         entry.put_away = True
         self.journal.put(entry)
         try:
@@ -222,10 +233,15 @@ class Watcher:
                     item.source.unlink()
                 else:
                     move_new(item.source, self.rules.archive / item.name)
+                return stamp
         except OSError as error:
+            if not _exists(item.source):  # somebody took it away
+                return stamp
             self.tell(f"{item.source} stays where it is: {error.strerror or error}")
-            entry.put_away = False
-            self.journal.put(entry)
+            stamp = _after_linking(item.source, stamp)
+        entry.put_away = False
+        self.journal.put(entry)
+        return stamp
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:
@@ -257,6 +273,15 @@ def _exists(path: Path) -> bool:
     return False
 
 
+def _after_linking(path: Path, stamp: str) -> str:
+    """Stamp of a file now, if no more than the time of the last change to anything is other."""
+    with contextlib.suppress(OSError):
+        now = stamp_of(path)
+        if now.split()[:2] == stamp.split()[:2]:
+            return now
+    return stamp
+
+
 def _is_elsewhere(path: Path, folder: Path) -> bool:
     """Whether a folder is on another file system."""
     return path.stat().st_dev != folder.stat().st_dev
@@ -264,6 +289,8 @@ def _is_elsewhere(path: Path, folder: Path) -> bool:
 
 def move_new(source: Path, target: Path) -> Path:
     """Move a file to a name, with a number behind it if that is taken; nothing is replaced.
+
+    Of a link what it shows is put there, and the link is removed.
 
     Returns:
         The name that it got. Until it is whole under it the source stays, and so it does if it
@@ -275,7 +302,7 @@ def move_new(source: Path, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part, stamp = source, stamp_of(source)
     try:
-        if _is_elsewhere(source, target.parent):
+        if source.is_symlink() or _is_elsewhere(source, target.parent):
             part = target.parent / f".denoise-{os.getpid()}.part"
             shutil.copy2(source, part)
             with part.open("rb+") as file:
@@ -286,9 +313,14 @@ def move_new(source: Path, target: Path) -> Path:
                 images.rename_new(part, free)
                 break
         sync_folder(free.parent)
-        with contextlib.suppress(FileNotFoundError):  # renamed, where there are no links
+        try:
             if source.samefile(free) if part is source else stamp_of(source) == stamp:
                 source.unlink()
+        except FileNotFoundError:
+            pass  # renamed, where there are no links
+        except OSError:
+            free.unlink()
+            raise
     finally:
         if part is not source:
             part.unlink(missing_ok=True)

@@ -134,6 +134,9 @@ def test_results_of_another_folder_are_not_replaced(run_denoise, tmp_path, blur_
         result = run_denoise(tmp_path / "moved", tmp_path / "out", *command, *options)
         assert states(result) == {"1.png": state}
     assert run_denoise(tmp_path / "b", tmp_path / "out", *command, "--overwrite").code == 0
+    (tmp_path / "b" / "1.png").rename(tmp_path / "2.png")
+    (tmp_path / "b" / "1.png").symlink_to(tmp_path / "moved" / "1.png")  # a link led elsewhere
+    assert states(run_denoise(tmp_path / "b", tmp_path / "out", *command)) == {"1.png": "done"}
 
 
 def test_one_picture_may_have_several_outputs(denoise_folder, folder, tmp_path):

@@ -1,11 +1,13 @@
 """A watched folder, with faults for real: docs/batch.md says which promise each test holds."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,11 @@ from conftest import blur_onnx
 from PIL import Image
 from test_batch import journal_rows, outputs
 
-from denoiser import images, watch
+from denoiser import images, job, watch
+from denoiser.batch import Batch, Options
+from denoiser.engine import Model
+from denoiser.journal import open_journal
+from denoiser.plan import make_plan
 from denoiser.watch import move_new
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
@@ -172,9 +178,10 @@ def test_a_new_picture_of_an_old_name_does_not_replace_a_result(place, what):
         second = put(place / "in" / "scan.png", seed=1)
         until(lambda: status(place)["quarantined"] == 1)
         assert "shows an earlier scan.png, which was put away" in told(place)
-    assert (place / "out" / "scan.png").read_bytes() == first
-    assert (place / "in" / "scan.png").read_bytes() == second
-    with watching(place, "--on-success", choice, "--overwrite", settle=0.1):  # as it was told
+        assert (place / "out" / "scan.png").read_bytes() == first
+        assert (place / "in" / "scan.png").read_bytes() == second
+        (place / "out" / "scan.png").rename(place / "out" / "first.png")  # as it was told
+        os.kill(status(place)["pid"], signal.SIGHUP)
         until(lambda: not (place / "in" / "scan.png").exists())
     assert (place / "out" / "scan.png").read_bytes() != first
 
@@ -219,6 +226,89 @@ def test_an_original_that_changes_while_it_is_archived_stays(tmp_path, monkeypat
     monkeypatch.setattr(images, "rename_new", save_first)
     assert move_new(source, tmp_path / "old" / "a.png").read_text() == "old"
     assert source.read_text() == "new"
+
+
+def test_of_a_link_the_picture_is_archived(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "1.png").write_text("picture")
+    (tmp_path / "a.png").symlink_to("store/1.png")
+    found = move_new(tmp_path / "a.png", tmp_path / "old" / "deep" / "a.png")
+    assert found.read_text() == "picture" and not found.is_symlink()
+    assert not (tmp_path / "a.png").is_symlink() and (tmp_path / "store" / "1.png").exists()
+
+
+def test_what_cannot_be_taken_away_is_not_archived(tmp_path, monkeypatch):
+    source = tmp_path / "a.png"
+    source.write_text("picture")
+    unlink = Path.unlink
+
+    def refuse(path, **options):
+        if path == source:
+            raise PermissionError(13, "Permission denied")
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(PermissionError):
+        move_new(source, tmp_path / "old" / "a.png")
+    assert source.exists() and not list((tmp_path / "old").iterdir())
+
+
+class Stop(threading.Event):
+    """Set after some looks."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks = looks
+
+    def is_set(self):
+        self.looks -= 1
+        return self.looks < 0 or super().is_set()
+
+
+@contextlib.contextmanager
+def watcher(place, lines, looks=12, **rules):
+    """A watch in this process, over after some looks."""
+    find = functools.partial(
+        make_plan, place / "in", place / "out", recursive=True, format=None, suffix=""
+    )
+    with open_journal(place / "out") as journal:
+        work = Batch(Model(place / "blur.onnx", device="cpu"), job.Denoising(), journal, Options())
+        work.stop = Stop(looks)
+        yield watch.Watcher(
+            work, place / "in", find, watch.Rules(settle_s=0, poll_s=0.01, **rules), lines.append
+        )
+
+
+def test_an_original_saved_again_while_it_is_restored_is_done_again(place, monkeypatch):
+    put(place / "in" / "a.png")
+    restore, results, lines = job.Denoising.restore, [], []
+
+    def save_once(self, *arguments):
+        if not results:
+            put(place / "in" / "a.png", seed=1)
+        return restore(self, *arguments)
+
+    monkeypatch.setattr(job.Denoising, "restore", save_once)
+    with watcher(place, lines, looks=40, delete=True) as looking:
+        looking.run(results.append)
+    assert [result.state for result in results] == ["done", "done"], lines
+    assert not (place / "in" / "a.png").exists() and not lines
+
+
+def test_an_original_that_cannot_be_archived_is_told_once(place, monkeypatch):
+    put(place / "in" / "a.png")
+    results, lines, unlink = [], [], Path.unlink
+
+    def refuse(path, **options):
+        if path == place / "in" / "a.png":
+            raise PermissionError(13, "Permission denied")
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with watcher(place, lines, looks=40, archive=place / "old") as looking:
+        looking.run(results.append)
+    assert len(results) == len(lines) == 1 and "stays where it is" in lines[0]
+    assert not outputs(place / "old")
 
 
 def test_a_full_archive_name_gets_a_number(tmp_path):
