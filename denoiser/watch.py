@@ -151,8 +151,9 @@ class Watcher:
             self._obstructed &= present.keys()
         for item, stamp in present.values():
             self._sight(item, stamp, now)
-        ready = [present[name][0] for name, seen in self._waiting.items() if seen.due <= now]
-        dues = [seen.due - now for seen in self._waiting.values()]
+        waiting = {name: seen for name, seen in self._waiting.items() if name in present}
+        ready = [present[name][0] for name, seen in waiting.items() if seen.due <= now]
+        dues = [seen.due - now for seen in waiting.values()]
         return ready, max(0.01, min([self.rules.poll_s or RESCAN_S, *dues]))
 
     def _sight(self, item: Item, stamp: str, now: float) -> None:

@@ -1,7 +1,9 @@
 """A watched folder, with faults for real: docs/batch.md says which promise each test holds."""
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 import json
 import os
 import signal
@@ -21,7 +23,7 @@ from denoiser import images, job, watch
 from denoiser.batch import Batch, Options
 from denoiser.engine import Model
 from denoiser.journal import open_journal
-from denoiser.plan import make_plan
+from denoiser.plan import Plan, make_plan
 from denoiser.watch import move_new
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
@@ -293,6 +295,23 @@ def test_an_original_saved_again_while_it_is_restored_is_done_again(place, monke
         looking.run(results.append)
     assert [result.state for result in results] == ["done", "done"], lines
     assert not (place / "in" / "a.png").exists() and not lines
+
+
+def test_a_folder_that_cannot_be_read_for_a_moment_ends_nothing(place, monkeypatch):
+    put(place / "in" / "deep" / "a.png")
+    results, lines = [], []
+    with watcher(place, lines, looks=40) as looking:
+        find, looks = looking.find, itertools.count()
+
+        def fail_second():
+            second = next(looks) == 1
+            return Plan(unreadable=[("deep", "Permission denied")]) if second else find()
+
+        monkeypatch.setattr(looking, "find", fail_second)
+        looking.rules = dataclasses.replace(looking.rules, settle_s=0.005)  # waits when it fails
+        looking.run(results.append)
+    assert [result.state for result in results] == ["done"]
+    assert lines == ["cannot look into deep: Permission denied"]
 
 
 def test_an_original_that_cannot_be_archived_is_told_once(place, monkeypatch):
