@@ -145,7 +145,7 @@ def _whole_file(
     if target.exists() and not target.is_file():
         raise OutputError(f"{target} is no ordinary file: it is not replaced")
     folder = target.parent
-    if scratch and scratch.stat().st_dev == folder.stat().st_dev:
+    if scratch and on_one_file_system(scratch, folder):
         folder = scratch
     descriptor, name = tempfile.mkstemp(".part", ".denoise-", folder)
     os.close(descriptor)
@@ -163,6 +163,11 @@ def _whole_file(
             rename_new(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def on_one_file_system(one: Path, other: Path) -> bool:
+    """Whether a file can be moved from one place to the other without copying it."""
+    return one.stat().st_dev == other.stat().st_dev
 
 
 def rename_new(part: Path, target: Path) -> None:

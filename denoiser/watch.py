@@ -221,8 +221,8 @@ class Watcher:
         Returns:
             The stamp for which nothing is left to do.
         """
-        entry = self.journal.find(item.name, item.output)
-        if not self._disposes or entry is None:
+        entry = self.journal.find(item.name, item.output) if self._disposes else None
+        if entry is None:
             return stamp
         entry.put_away = True
         self.journal.put(entry)
@@ -283,11 +283,6 @@ def _after_linking(path: Path, stamp: str) -> str:
     return stamp
 
 
-def _is_elsewhere(path: Path, folder: Path) -> bool:
-    """Whether a folder is on another file system."""
-    return path.stat().st_dev != folder.stat().st_dev
-
-
 def move_new(source: Path, target: Path) -> Path:
     """Move a file to a name, with a number behind it if that is taken; nothing is replaced.
 
@@ -303,7 +298,7 @@ def move_new(source: Path, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part, stamp = source, stamp_of(source)
     try:
-        if source.is_symlink() or _is_elsewhere(source, target.parent):
+        if source.is_symlink() or not images.on_one_file_system(source, target.parent):
             part = target.parent / f".denoise-{os.getpid()}.part"
             shutil.copy2(source, part)
             with part.open("rb+") as file:

@@ -224,7 +224,7 @@ def test_an_original_that_changes_while_it_is_archived_stays(tmp_path, monkeypat
         newer.replace(source)
 
     if elsewhere:  # as another file system
-        monkeypatch.setattr(watch, "_is_elsewhere", lambda source, folder: True)
+        monkeypatch.setattr(images, "on_one_file_system", lambda source, folder: False)
     monkeypatch.setattr(images, "rename_new", save_first)
     assert move_new(source, tmp_path / "old" / "a.png").read_text() == "old"
     assert source.read_text() == "new"
