@@ -83,7 +83,9 @@ def test_another_plug_in_of_that_name_stays(run_denoise, home, name):
     folder.mkdir(parents=True)
     (folder / name).write_text("theirs")
     status = run_denoise("gimp", "status", command="denoiser").out
-    assert "another plug-in of that name" in status or name == "denoise"
+    seen = name == "denoise.py"  # a compiled one has no denoise.py
+    assert status.count("another plug-in of that name") == seen
+    assert status.count("not installed") == 3 - seen
     result = run_denoise("gimp", "install", command="denoiser")
     assert result.code == 5 and "move it away first" in result.err
     run_denoise("gimp", "uninstall", command="denoiser")
