@@ -150,6 +150,7 @@ def test_sigterm_ends_it_while_it_waits():
     client = Client()
     time.sleep(0.2)  # until it reads
     client.process.terminate()
+    client.process.wait(timeout=30)  # before its standard input ends, which would end it with 0
     _, err = client.process.communicate()
     assert (client.process.returncode, err) == (130, b"")
 
