@@ -194,8 +194,8 @@ class Model:
         options = runtime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
-        # the threads of one session would hinder those of the next for a while
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # else the threads of one session would hinder those of the next for a while
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             return runtime.InferenceSession(onnx, options, providers=self._providers)
         except Exception as error:
