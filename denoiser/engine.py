@@ -35,7 +35,9 @@ class Contract:
     """Whether it finds the noise level itself where `sigma` is negative: -k asks for k times its
     estimate, which it also returns."""
     halo: int = 48
-    """Context in pixels after which tiled and whole results agree."""
+    """Context in pixels after which tiled and whole results agree where the noise level is told."""
+    noise_halo: int = 48
+    """The same of the noise that it estimates."""
     sigma_range: tuple[float, float] = (0.0, 1.0)
     """Noise levels it was trained for, in [0, 1] units."""
     name: str = ""
@@ -262,14 +264,17 @@ def _parse_contract(
 ) -> Contract:
     try:
         low, high = (float(value) for value in found["sigma_range"].split())
-        if not (int(found["stride"]) >= 1 and int(found["halo"]) >= 0 and 0 <= low <= high):
+        halo = int(found["halo"])
+        noise_halo = int(found.get("noise_halo", halo))
+        if not (int(found["stride"]) >= 1 and min(halo, noise_halo) >= 0 and 0 <= low <= high):
             raise ValueError("stride, halo or sigma_range out of range")
         return Contract(
             inputs=inputs,
             task=found["task"],
             estimates=estimates,
             stride=int(found["stride"]),
-            halo=int(found["halo"]),
+            halo=halo,
+            noise_halo=noise_halo,
             sigma_range=(low, high),
             name=found.get("name", Path(name).stem),
             version=found.get("version", ""),

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from denoiser import tiles
-from denoiser.engine import Contract, Model
+from denoiser.engine import Model
 from denoiser.errors import (
     ArgumentError,
     InputError,
@@ -26,6 +26,9 @@ Progress = Callable[[int, int], None]
 OVERLAP_PX = 16
 SMALLEST_TILE_PX = 320
 PROCESS_BYTES = 150_000_000
+NOISE_TILE_PX = 1120
+"""Side of the tiles in which noise is estimated, at most: their memory stays while the restorer
+takes its own."""
 TILE_BYTES_PER_PX = 330
 """Memory of the program itself and, per pixel of a tile, of denoise-gaussian-v1 on a CPU; that of
 denoise-balanced-v1 is 240."""
@@ -118,9 +121,8 @@ def _denoise_stack(
     tile_px = tile_px or _default_tile_px(model)
     noise: list[np.ndarray] | None = None
     while True:
-        if noise is None:  # smaller tiles: their memory stays while the restorer takes its own
-            half_px = max(tile_px // 2, _smallest_tile_px(model.contract))
-            noise = _find_noise(stack, levels, model, half_px)
+        if noise is None:
+            noise = _find_noise(stack, levels, model, tile_px)
         if noise is not None and _tiled(stack, out, noise, model, strength, tile_px, progress):
             return [float(places.mean()) for places in noise]
         tile_px //= 2
@@ -249,7 +251,7 @@ def tile_within(memory_bytes: int, image: np.ndarray, model: Model, tile_px: int
     """
     largest = tile_px or _default_tile_px(model)
     padded = [tiles.padded(length, model.contract.stride) for length in image.shape[:2]]
-    for side in [largest, *range(largest // 64 * 64, _smallest_tile_px(model.contract) - 1, -64)]:
+    for side in [largest, *range(largest // 64 * 64, _smallest_tile_px(model) - 1, -64)]:
         height, width = min(side, padded[0]), min(side, padded[1])
         band_bytes = height * padded[1] * image.shape[2] * (8 + image.itemsize)
         tile_bytes = height * width * TILE_BYTES_PER_PX
@@ -271,22 +273,24 @@ def _default_tile_px(model: Model) -> int:
     return tiles.default_tile_px(model.contract.halo, OVERLAP_PX, model.contract.stride)
 
 
-def _smallest_tile_px(contract: Contract) -> int:
+def _smallest_tile_px(model: Model) -> int:
     """Smallest tile that is chosen without being asked for."""
-    own = tiles.smallest_tile_px(contract.halo, OVERLAP_PX, contract.stride)
+    own = tiles.smallest_tile_px(model.contract.halo, OVERLAP_PX, model.contract.stride)
     return max(SMALLEST_TILE_PX, own)
 
 
-def _is_smallest(tile_px: int, contract: Contract) -> bool:
-    return tile_px < 2 * _smallest_tile_px(contract)
+def _is_smallest(tile_px: int, model: Model) -> bool:
+    return tile_px < 2 * _smallest_tile_px(model)
 
 
-def _spans(stack: np.ndarray, contract: Contract, tile_px: int) -> list[list[tiles.Span]]:
+def _spans(
+    stack: np.ndarray, tile_px: int, halo_px: int, stride: int
+) -> tuple[list[tiles.Span], list[tiles.Span]]:
     """Plan the rows and the columns of tiles of (N, H, W, C)."""
-    return [
-        tiles.plan(length, tile_px, contract.halo, OVERLAP_PX, contract.stride)
-        for length in stack.shape[1:3]
-    ]
+    rows, columns = (
+        tiles.plan(length, tile_px, halo_px, OVERLAP_PX, stride) for length in stack.shape[1:3]
+    )
+    return rows, columns
 
 
 def _whites(stack: np.ndarray) -> np.ndarray:
@@ -304,26 +308,27 @@ def _find_noise(
         stack: (N, H, W, C).
         levels: N noise levels in [0, 1] units, or None to have the model estimate.
         model: The model.
-        tile_px: Side of the tiles.
+        tile_px: Side of the restorer's tiles, which these do not exceed but for their wider halo.
 
     Returns:
         N maps (H / stride, W / stride), rounded up; or None if the device lacks memory for such
         tiles.
     """
-    contract = model.contract
-    side, white = contract.stride, _whites(stack)
+    side, white, halo_px = model.contract.stride, _whites(stack), model.contract.noise_halo
     count, height, width = len(stack), *(math.ceil(length / side) for length in stack.shape[1:3])
     told = [np.float32(level) for level in levels if level is not None]
     if len(told) == count:
         return [np.broadcast_to(level, (height, width)) for level in told]
     noise, brightness = (np.empty((count, height, width), np.float32) for _ in range(2))
-    for row, column in itertools.product(*_spans(stack, contract, tile_px)):
+    least = tiles.smallest_tile_px(halo_px, OVERLAP_PX, side)
+    noise_tile_px = max(min(tile_px, NOISE_TILE_PX), least)
+    for row, column in itertools.product(*_spans(stack, noise_tile_px, halo_px, side)):
         windows = stack[:, row.start : row.stop, column.start : column.stop]
         batch = _to_batch(windows, white, row, column)
         try:
             found = model.estimate(batch)[:, 0]
         except OutOfMemoryError:
-            if _is_smallest(tile_px, contract):
+            if _is_smallest(tile_px, model):
                 raise
             return None
         inner, outer = zip(*(_places(span, side) for span in (row, column)), strict=True)
@@ -402,8 +407,8 @@ def _tiled(
         False if the device lacks memory for such tiles and `out` is still untouched.
     """
     count, height, width, channels = stack.shape
-    contract, white = model.contract, _whites(stack)
-    row_spans, column_spans = _spans(stack, contract, tile_px)
+    stride, white = model.contract.stride, _whites(stack)
+    row_spans, column_spans = _spans(stack, tile_px, model.contract.halo, stride)
     faded = np.zeros((count, 0, width, channels), np.float32)  # the overlap with the row above
     rows = stack[:, : row_spans[0].stop].copy()
     for index, row in enumerate(row_spans):
@@ -411,14 +416,13 @@ def _tiled(
         for column in column_spans:
             batch = _to_batch(rows[:, :, column.start : column.stop], white, row, column)
             down, across = (
-                slice(span.start // contract.stride, span.stop // contract.stride)
-                for span in (row, column)
+                slice(span.start // stride, span.stop // stride) for span in (row, column)
             )
             local = [places[down, across] for places in noise]
             try:
                 restored = _restore_batch(batch, local, model, strength)
             except OutOfMemoryError:
-                if index or _is_smallest(tile_px, contract):
+                if index or _is_smallest(tile_px, model):
                     raise
                 return False
             stop = min(column.core_stop, width)

@@ -34,6 +34,7 @@ def tiny_onnx(
     initializers: list[onnx.TensorProto] | None = None,
     stride: int = 8,
     halo: int = 8,
+    noise_halo: int | None = None,
     metadata: bool = True,
     outputs: tuple[str, ...] = ("restored",),
     task: str = "",
@@ -66,6 +67,8 @@ def tiny_onnx(
             "version": "1",
             "license": "CC0-1.0",
         }
+        if noise_halo is not None:
+            properties["noise_halo"] = str(noise_halo)
         helper.set_model_props(model, properties)
     return model.SerializeToString()
 
@@ -110,6 +113,23 @@ def brightness_as_noise_onnx() -> bytes:
         helper.make_node("Sub", ["image", "sigma"], ["restored"]),
     ]
     return tiny_onnx(nodes, outputs=("restored", "noise"), stride=16, halo=16)
+
+
+def surroundings_as_noise_onnx() -> bytes:
+    """As that, but of the 80 x 80 pixels around them; only the noise needs any context."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["grey"], axes=[1]),
+        helper.make_node(
+            "AveragePool",
+            ["grey"],
+            ["noise"],
+            kernel_shape=[80, 80],
+            strides=[16, 16],
+            pads=[32] * 4,
+        ),
+        helper.make_node("Sub", ["image", "sigma"], ["restored"]),
+    ]
+    return tiny_onnx(nodes, outputs=("restored", "noise"), stride=16, halo=0, noise_halo=32)
 
 
 def minus_sigma_onnx() -> bytes:

@@ -96,6 +96,7 @@ def test_a_network_that_estimates_is_exported_with_its_noise_map(photo, tmp_path
     export(recipe, weights, path, [photo], name="tiny", version="1", license="CC0-1.0")
     model = Model(path, device="cpu")
     assert model.contract.estimates and model.contract.stride == 16
+    assert model.contract.noise_halo > model.contract.halo > 0
     network = ConvAutoencoder(recipe.network)
     network.load_state_dict(weights)
     image, unknown = torch.rand(2, 3, 48, 80), torch.full((2, 1, 48, 80), -1.0)

@@ -8,6 +8,7 @@ from conftest import (
     brightness_as_noise_onnx,
     estimating_onnx,
     minus_sigma_onnx,
+    surroundings_as_noise_onnx,
     tiny_onnx,
 )
 from hypothesis import given, settings
@@ -93,6 +94,14 @@ def test_the_estimate_is_pooled_over_the_whole_picture(tile_px):
     np.testing.assert_allclose(told[112:144, 176:224], pooled[7, 12], rtol=1e-5)
     assert pooled[0, 0] < 0.11 and 0.4 < pooled[7, 12] < 0.49
     assert level == pytest.approx(pooled.mean(), rel=1e-5)
+
+
+def test_noise_is_estimated_with_its_own_halo():
+    model = Model(surroundings_as_noise_onnx(), device="cpu")
+    places = random_image((21, 32, 3), np.float32)
+    image = places.repeat(16, 0).repeat(16, 1)[:333, :500]
+    tiled = denoise(image, model, tile_px=160)
+    np.testing.assert_allclose(tiled, denoise(image, model, tile_px=1000), atol=1e-6)
 
 
 @pytest.mark.parametrize("tile", [72, 128])

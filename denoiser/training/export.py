@@ -59,7 +59,7 @@ def export(
         license: SPDX identifier of the weights' licence.
 
     Returns:
-        Facts for the card: parameters, stride, halo, largest difference, sha256.
+        Facts for the card: parameters, stride, halos, largest difference, sha256.
 
     Raises:
         ModelError: onnxruntime and torch differ by more than `LARGEST_DIFFERENCE`.
@@ -67,12 +67,14 @@ def export(
     network = ConvAutoencoder(recipe.network)
     network.load_state_dict(dict(weights))
     network.eval()
-    halo = measure_halo(network, pictures)
+    halos = {"halo": measure_halo(network, pictures)}
+    if network.estimator is not None:
+        halos["noise_halo"] = measure_halo(network, pictures, estimating=True)
     low, high = recipe.sigma_range
     metadata = {
         "task": recipe.network.task,
         "stride": str(network.stride),
-        "halo": str(halo),
+        **{key: str(halo) for key, halo in halos.items()},
         "sigma_range": f"{low / 255:.6f} {high / 255:.6f}",
         "name": name,
         "version": version,
@@ -92,7 +94,7 @@ def export(
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "stride": network.stride,
-        "halo": halo,
+        **halos,
         "largest_difference_from_torch": float(f"{difference:.2g}"),
         "sha256": catalog.sha256_of(target),
     }
@@ -150,7 +152,10 @@ def largest_difference(
     for picture, (rows, columns) in zip(_cycled(pictures, 3), sides, strict=True):
         for level in SIGMAS:
             image, sigma = _noisy(picture, rows * network.stride, columns * network.stride, level)
-            for told in _ways(network, sigma):
+            ways = _told(network, sigma)
+            if network.estimator is not None:
+                ways.append(torch.full_like(sigma, -1))
+            for told in ways:
                 with torch.inference_mode():
                     expected, noise = network.restore(image, told)
                 found, found_noise = model.run_with_noise(image.numpy(), told.numpy())
@@ -160,11 +165,18 @@ def largest_difference(
     return worst
 
 
-def measure_halo(network: ConvAutoencoder, pictures: Sequence[np.ndarray]) -> int:
+def measure_halo(
+    network: ConvAutoencoder, pictures: Sequence[np.ndarray], *, estimating: bool = False
+) -> int:
     """Context in pixels beyond which a tile's pixels agree with those of the whole image.
 
     The right half of each picture is restored alone; the halo is the distance from the cut after
     which no pixel differs by more than `HALO_DIFFERENCE`, rounded up to the stride.
+
+    Args:
+        network: In evaluation mode.
+        pictures: (H, W, 3) uint8.
+        estimating: Whether it finds the noise level itself.
     """
     farthest = 0
     for picture in pictures:
@@ -173,7 +185,8 @@ def measure_halo(network: ConvAutoencoder, pictures: Sequence[np.ndarray]) -> in
         for level in SIGMAS:
             image, sigma = _noisy(picture, side, side, level)
             half = side // network.stride // 2 * network.stride
-            for told in _ways(network, sigma):
+            ways = [torch.full_like(sigma, -1)] if estimating else _told(network, sigma)
+            for told in ways:
                 with torch.inference_mode():
                     whole = network(image, told)[..., half:]
                     alone = network(image[..., half:], told[..., half:])
@@ -207,15 +220,13 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
         raise ModelError(f"{path} is no model that scripts/export.py wrote") from error
 
 
-def _ways(network: ConvAutoencoder, sigma: Tensor) -> list[Tensor]:
-    """What a network may be told: the level, and, if it estimates, nothing; holes."""
+def _told(network: ConvAutoencoder, sigma: Tensor) -> list[Tensor]:
+    """What a network may be told: the level, or holes."""
     if network.hole:  # a chequered one, so that there are holes everywhere
         rows, columns = (torch.arange(length) // 12 for length in sigma.shape[2:])
         hole = ((rows[:, None] + columns) % 3 == 0).float().expand_as(sigma)
         return [hole, GUESS * hole]
-    if network.estimator is None:
-        return [sigma]
-    return [sigma, torch.full_like(sigma, -1)]
+    return [sigma]
 
 
 def _cycled(pictures: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
