@@ -117,7 +117,7 @@ ESTIMATING = dataclasses.replace(TINY.network, estimator=4)
 def test_half_greys_are_seen_under_bf16():
     image = torch.rand(1, 3, 16, 16).round(decimals=1) + 0.8
     seen = ConvAutoencoder(TINY.network).head
-    inputs = F.pixel_unshuffle(torch.cat([image, image[:, :1]], 1), 2)
+    inputs = torch.cat([image, image[:, :1]], 1)
     with torch.autocast("cpu", torch.bfloat16):
         found = seen(inputs + 0.4 / 255) - seen(inputs)
     torch.testing.assert_close(found, seen(inputs + 0.4 / 255) - seen(inputs))

@@ -17,7 +17,7 @@ def test_muon_takes_the_kernels_between_hidden_channels():
     network = Trainer(MUON, CPU, "fp32").model
     hidden = {id(kernel) for kernel in hidden_kernels(network)}
     others = {name for name, value in network.named_parameters() if id(value) not in hidden}
-    ends = {"head.weight", "tail.weight", "estimator.layers.1.weight", "estimator.layers.15.weight"}
+    ends = {"head.weight", "tail.weight", "estimator.layers.0.weight", "estimator.layers.14.weight"}
     assert {name for name in others if name.endswith(".weight")} == ends
     assert all(value.ndim == 4 for value in network.parameters() if id(value) in hidden)
 

@@ -30,6 +30,45 @@ class ResidualBlock(nn.Module):
         return x + change
 
 
+class Sight(nn.Conv2d):
+    """A 3x3 convolution of the pixel-unshuffled picture, exact where others are in bf16."""
+
+    def __init__(self, channels: int, width: int, factor: int) -> None:
+        super().__init__(channels * factor**2, width, 3, padding=1)
+        self.channels, self.factor = channels, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, K, H / factor, W / factor), of the weights' type."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.weight.dtype)
+            if not torch.onnx.is_in_onnx_export():
+                return super().forward(F.pixel_unshuffle(x, self.factor))
+            # the same by larger steps, for onnxruntime is slow at moving pixels about
+            step, side = self.factor, 3 * self.factor
+            kernel = self.weight.reshape(-1, self.channels, step, step, 3, 3)
+            kernel = kernel.permute(0, 1, 4, 2, 5, 3).reshape(-1, self.channels, side, side)
+            return F.conv2d(x, kernel, self.bias, stride=step, padding=step)
+
+
+class Up(nn.Conv2d):
+    """A 1x1 convolution whose result is pixel-shuffled to twice the resolution."""
+
+    def __init__(self, coarse: int, fine: int) -> None:
+        super().__init__(coarse, 4 * fine, 1)
+        self.fine = fine
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, K, 2 H, 2 W)."""
+        if not torch.onnx.is_in_onnx_export():
+            return F.pixel_shuffle(super().forward(x), 2)
+        # the same as a transposed convolution, see `Sight`; a channel of ones carries the bias,
+        # which is another for each of the four pixels
+        assert self.bias is not None
+        kernel = torch.cat([self.weight.flatten(1).T, self.bias[None]])
+        kernel = kernel.reshape(-1, self.fine, 2, 2)
+        return F.conv_transpose2d(torch.cat([x, torch.ones_like(x[:, :1])], 1), kernel, stride=2)
+
+
 class Context(nn.Module):
     """x + what is seen at half the resolution, and there again, so many levels deep."""
 
@@ -38,23 +77,14 @@ class Context(nn.Module):
         self.down = nn.Conv2d(channels, channels, 2, stride=2)
         self.block = ResidualBlock(channels)
         self.coarser = Context(channels, levels - 1) if levels > 1 else nn.Identity()
-        self.up = nn.Conv2d(channels, 4 * channels, 1)
+        self.up = Up(channels, channels)
         for parameter in self.up.parameters():  # starts as the identity
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), H and W multiples of 2^levels."""
-        coarse = self.coarser(self.block(self.down(x)))
-        return x + F.pixel_shuffle(self.up(coarse), 2)
-
-
-class Sight(nn.Conv2d):
-    """A convolution of the picture itself, exact where others are in bf16, too coarse for greys."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, K, H, W), of the weights' type."""
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
+        finer: Tensor = self.up(self.coarser(self.block(self.down(x))))
+        return x + finer
 
 
 class NoiseEstimator(nn.Module):
@@ -67,7 +97,7 @@ class NoiseEstimator(nn.Module):
         super().__init__()
         fine, middle, coarse = width, 2 * width, 4 * width
         convolutions = [
-            Sight(3 * 2**2, fine, 3, padding=1),
+            Sight(3, fine, 2),
             nn.Conv2d(fine, fine, 3, padding=1),
             nn.Conv2d(fine, middle, 2, stride=2),
             nn.Conv2d(middle, middle, 3, padding=1),
@@ -76,7 +106,7 @@ class NoiseEstimator(nn.Module):
             nn.Conv2d(coarse, coarse, 3, padding=1),
             nn.Conv2d(coarse, 1, 3, padding=1),
         ]
-        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
+        layers: list[nn.Module] = []
         for convolution in convolutions:  # torch's own start lets noise fade from layer to layer
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             layers += [convolution, nn.ReLU()]
@@ -110,7 +140,7 @@ class ConvAutoencoder(nn.Module):
         self.estimator = None
         if network.estimator:
             self.estimator = NoiseEstimator(network.estimator, network.estimator_levels)
-        self.head = Sight((3 + network.guided) * factor**2, channels[0], 3, padding=1)
+        self.head = Sight(3 + network.guided, channels[0], factor)
         self.encoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels)
         self.downs = nn.ModuleList(
             nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(channels)
@@ -123,9 +153,7 @@ class ConvAutoencoder(nn.Module):
             if network.code_activation == "sigmoid":  # it flattens (Glorot and Bengio 2010)
                 to_code.weight.data.mul_(4)
         self.activation = ACTIVATIONS[network.code_activation]()
-        self.ups = nn.ModuleList(
-            nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(channels)
-        )
+        self.ups = nn.ModuleList(Up(coarse, fine) for fine, coarse in pairwise(channels))
         self.decoders = nn.ModuleList(_blocks(width, network.blocks) for width in channels[:-1])
         self.tail = nn.Conv2d(channels[0], 3 * factor**2, 3, padding=1)
         if network.hole:  # starts with the smooth interpolation
@@ -163,7 +191,7 @@ class ConvAutoencoder(nn.Module):
         if self.guided:
             assert guide is not None
             image = torch.cat([image, guide], 1)
-        x = self.head(F.pixel_unshuffle(image, self.factor))
+        x = self.head(image)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=False):
             x = encoder(x)
@@ -178,7 +206,7 @@ class ConvAutoencoder(nn.Module):
         for up, decoder, skip in zip(
             reversed(self.ups), reversed(self.decoders), reversed(skips), strict=True
         ):
-            x = F.pixel_shuffle(up(x), 2)
+            x = up(x)
             x = decoder(x + skip if self.skips else x)
         return F.pixel_shuffle(self.tail(x), self.factor)
 

@@ -123,6 +123,7 @@ def to_onnx(network: ConvAutoencoder, metadata: Mapping[str, str]) -> bytes:
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
+            do_constant_folding=False,  # or kernels would lose their names
             input_names=list(inputs),
             output_names=outputs,
             dynamic_axes={

@@ -114,7 +114,7 @@ def hidden_kernels(network: ConvAutoencoder) -> list[Tensor]:
     """Kernels that learn, of convolutions that neither read the image nor write the result."""
     ends: set[nn.Module] = {network.head, network.tail}
     if network.estimator is not None:
-        ends |= {network.estimator.layers[1], network.estimator.layers[-1]}
+        ends |= {network.estimator.layers[0], network.estimator.layers[-1]}
     return [
         module.weight
         for module in network.modules()
