@@ -360,12 +360,12 @@ def _to_batch(
 
     What the image's lower or right border cut off is mirrored.
     """
+    below = row.stop - row.start - windows.shape[1]
+    beside = column.stop - column.start - windows.shape[2]
+    if below or beside:
+        windows = np.pad(windows, ((0, 0), (0, below), (0, beside), (0, 0)), mode="symmetric")
     planes = windows.transpose(0, 3, 1, 2).astype(np.float32, order="C")
     planes /= white
-    below = row.stop - row.start - planes.shape[2]
-    beside = column.stop - column.start - planes.shape[3]
-    if below or beside:
-        planes = np.pad(planes, ((0, 0), (0, 0), (0, below), (0, beside)), mode="symmetric")
     return planes if planes.shape[1] == 3 else np.repeat(planes, 3, 1)
 
 
@@ -409,10 +409,10 @@ def _tiled(
     count, height, width, channels = stack.shape
     stride, white = model.contract.stride, _whites(stack)
     row_spans, column_spans = _spans(stack, tile_px, model.contract.halo, stride)
-    faded = np.zeros((count, 0, width, channels), np.float32)  # the overlap with the row above
+    faded = np.empty((count, channels, 0, width), np.float32)  # the overlap with the row above
     rows = stack[:, : row_spans[0].stop].copy()
     for index, row in enumerate(row_spans):
-        band = np.zeros((count, row.core_stop - row.core_start, width, channels), np.float32)
+        band = np.empty((count, channels, row.core_stop - row.core_start, width), np.float32)
         for column in column_spans:
             batch = _to_batch(rows[:, :, column.start : column.stop], white, row, column)
             down, across = (
@@ -425,35 +425,36 @@ def _tiled(
                 if index or _is_smallest(tile_px, model):
                     raise
                 return False
-            stop = min(column.core_stop, width)
-            core = restored.transpose(0, 2, 3, 1)[
+            start, stop = column.core_start, min(column.core_stop, width)
+            core = restored[
+                :,
                 :,
                 row.core_start - row.start : row.core_stop - row.start,
-                column.core_start - column.start : stop - column.start,
+                start - column.start : stop - column.start,
             ]
             if channels == 1:
-                core = core.mean(3, keepdims=True)
-            weights = column.weights()[: stop - column.core_start, None]
-            band[:, :, column.core_start : stop] += core * weights
+                core = core.mean(1, keepdims=True)
+            column.fade(core)
+            band[..., start : start + column.fade_in] += core[..., : column.fade_in]
+            band[..., start + column.fade_in : stop] = core[..., column.fade_in :]
             if progress:
                 above, this = row.core_start, min(row.core_stop, height) - row.core_start
                 progress(above * width + this * stop, height * width)
-        band *= row.weights()[:, None, None]
-        band[:, : row.fade_in] += faded
+        row.fade(band.swapaxes(2, 3))
+        band[:, :, : row.fade_in] += faded
         if index + 1 < len(row_spans):  # taken before `out`, which may be `stack`, is written
             following = row_spans[index + 1]
             rows = stack[:, following.start : following.stop].copy()
         kept = min(row.core_stop - row.fade_out, height) - row.core_start
-        faded = band[:, band.shape[1] - row.fade_out :].copy()
-        restored_rows = _from_float(band[:, :kept], out.dtype, white)
-        out[:, row.core_start : row.core_start + kept] = restored_rows
+        faded = band[:, :, band.shape[2] - row.fade_out :].copy()
+        _write(out[:, row.core_start : row.core_start + kept], band[:, :, :kept], white)
     return True
 
 
-def _from_float(band: np.ndarray, dtype: np.dtype, white: np.ndarray) -> np.ndarray:
-    """Convert from [0, 1]; `band` is overwritten, for it is large."""
+def _write(out: np.ndarray, band: np.ndarray, white: np.ndarray) -> None:
+    """Convert (N, C, h, w) in [0, 1], which is overwritten, to (N, h, w, C) of the image."""
     band *= white
-    if dtype.kind == "u":
+    if out.dtype.kind == "u":
         np.clip(band, 0, white, out=band)
         np.rint(band, out=band)
-    return band.astype(dtype)
+    np.copyto(out, band.transpose(0, 2, 3, 1), casting="unsafe")

@@ -42,6 +42,13 @@ class Span:
         weights[weights.size - self.fade_out :] = 1 - _ramp(self.fade_out)
         return weights
 
+    def fade(self, core: np.ndarray) -> None:
+        """Weigh the ends of the last axis of a core, in place; its end may be cut off."""
+        weights = self.weights()[: core.shape[-1]]
+        last = self.core_stop - self.core_start - self.fade_out
+        for ends in (slice(0, self.fade_in), slice(last, None)):
+            core[..., ends] *= weights[ends]
+
 
 def _ramp(length: int) -> np.ndarray:
     return (np.arange(length, dtype=np.float32) + 0.5) / max(length, 1)
