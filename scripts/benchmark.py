@@ -208,8 +208,9 @@ def macs_per_px(data: bytes, stride: int) -> float:
     }
     macs = 0
     for node in graph.node:
-        if node.op_type == "Conv":
-            _, _, height, width = shapes[node.output[0]]
+        if node.op_type in ("Conv", "ConvTranspose"):
+            steps = node.output[0] if node.op_type == "Conv" else node.input[0]
+            _, _, height, width = shapes[steps]
             macs += height * width * math.prod(shapes[node.input[1]])
     return macs / side**2
 

@@ -43,8 +43,10 @@ def main(
     """Export CHECKPOINT's averaged weights to TARGET (.onnx) and write the card beside it."""
     if target.suffix != ".onnx":
         raise ArgumentError(f"{target} must end in .onnx")
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists: give --overwrite to replace it")
+    card_path = target.with_suffix(".toml")
+    for path in (target, card_path):  # a recipe may have that name
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists: give --overwrite to replace it")
     state = load_checkpoint(checkpoint)
     recipe = Recipe.from_json(state["recipe"])
     pictures = list(islice(read_pictures([images], SMALLEST_PX, say), PICTURES))
@@ -71,9 +73,9 @@ def main(
         "training_data": trained_on or "not stated",
     }
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in card.items()]  # JSON is TOML here
-    target.with_suffix(".toml").write_text("".join(lines), encoding="utf-8")
+    card_path.write_text("".join(lines), encoding="utf-8")
     say(
-        f"{target}: {facts['parameters']} parameters, halo {facts['halo']},"
+        f"{target}: {facts['parameters']} parameters, halo {facts['halo']} pixels,"
         f" differs from torch by {facts['largest_difference_from_torch']}"
     )
 

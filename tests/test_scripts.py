@@ -58,6 +58,9 @@ def test_train_export_denoise_and_evaluate_from_the_command_line(tmp_path: Path)
         AssertionError, match="exists: give --overwrite"
     ):  # nothing is replaced unasked
         script("export.py", run / "checkpoint.pt", model, "--images", images)
+    other = recipe.with_suffix(".onnx")
+    with pytest.raises(AssertionError, match=r"\.toml exists: give --overwrite"):
+        script("export.py", run / "checkpoint.pt", other, "--images", images)
     script("train.py", *common[:-1], tmp_path / "run2", "--init", model)
     subprocess.run([*DENOISE, images / "a.jpg", tmp_path / "o.jpg", "-m", model], check=True)
     done = script(
@@ -280,9 +283,11 @@ def test_benchmark_writes_its_tables_between_the_marks(tmp_path: Path):
 
 
 def test_multiply_adds_are_counted():
-    network = ConvAutoencoder(Network(channels=(8,), blocks=1))
-    # at a quarter of the pixels: 16 to 8, twice 8 to 8, 8 to 12, each 3x3
-    expected = 9 * (16 * 8 + 2 * 8 * 8 + 8 * 12) / 4
+    network = ConvAutoencoder(Network(channels=(8, 16), blocks=1))
+    # at a quarter of the pixels: 16 to 8, four times 8 to 8, 8 to 12, each 3x3
+    expected = 9 * (16 * 8 + 4 * 8 * 8 + 8 * 12) / 4
+    # at a sixteenth: down from 2x2, twice 16 to 16, and with a bias up to 2x2
+    expected += (4 * 8 * 16 + 9 * 2 * 16 * 16 + 17 * 4 * 8) / 16
     assert benchmark.macs_per_px(to_onnx(network, {}), network.stride) == expected
 
 
