@@ -122,7 +122,7 @@ def _pixels(page: tifffile.TiffPage, kind: Mode | str) -> tuple[np.ndarray, Mode
         pixels = np.moveaxis(pixels.reshape(count, page.imagelength, page.imagewidth), 0, -1)
     pixels = pixels.reshape(page.imagelength, page.imagewidth, count)
     if kind == "palette":
-        return (page.colormap.T[pixels[..., 0]] >> 8).astype(np.uint8), "RGB"
+        return (page.colormap.T[pixels[..., 0].astype(np.uint16)] >> 8).astype(np.uint8), "RGB"
     if pixels.dtype.kind == "f":
         pixels = pixels.astype(np.float32)
     elif bits not in (8, 16):

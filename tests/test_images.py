@@ -387,6 +387,7 @@ def test_palette_one_bit_and_colour_key_are_understood(tmp_path, photo):
         "key.png": (image.quantize(16), {"transparency": 3}, "RGBA"),
         "bit.png": (image.convert("1"), {}, "L"),
         "bit.tif": (image.convert("1"), {}, "L"),
+        "p.tif": (image.quantize(16), {}, "RGB"),
         "ink.jpg": (image.convert("CMYK"), {}, "CMYK"),
         "ycc.jpg": (image, {}, "RGB"),
         "grey.bmp": (image.convert("L"), {}, "L"),
@@ -395,6 +396,25 @@ def test_palette_one_bit_and_colour_key_are_understood(tmp_path, photo):
         picture.save(tmp_path / name, **options)
         found = read(tmp_path / name)
         assert (found.mode, found.pixels.shape) == (mode, (32, 32, len(mode))), name
+
+
+def test_a_tiff_may_have_a_palette_of_two(tmp_path):
+    bits = np.arange(64).reshape(8, 8) % 3 == 0
+    colours = np.array([[0, 255], [0, 128], [0, 0]], "<u2") * 257  # rgb, of 0 and of 1
+    short, long, end = 3, 4, 8 + 2 + 10 * 12 + 4
+    entries = [
+        (256, short, 1, 8), (257, short, 1, 8), (258, short, 1, 1), (259, short, 1, 1),
+        (262, short, 1, 3), (273, long, 1, end + 12), (277, short, 1, 1), (278, short, 1, 8),
+        (279, long, 1, 8), (320, short, 6, end),
+    ]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    header = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    path = tmp_path / "two.tif"
+    path.write_bytes(
+        header + directory + bytes(4) + colours.tobytes() + np.packbits(bits).tobytes()
+    )
+    expected = np.where(bits[..., None], np.array([255, 128, 0], np.uint8), np.uint8(0))
+    np.testing.assert_array_equal(read(path).pixels, expected)
 
 
 @pytest.mark.parametrize(
