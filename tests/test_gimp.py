@@ -155,6 +155,14 @@ def test_only_the_selection_changes(work, results):
     np.testing.assert_array_equal(before, after)
 
 
+def test_what_changes_while_the_engine_works_is_noticed(results):
+    found = results["changes_meanwhile"]
+    assert {what for what, words in found.items() if "changed meanwhile" in words} == {
+        "the selection",
+        "a pixel",
+    }, found
+
+
 def test_both_are_in_the_menu(results):
     assert results["menus"] == [["<Image>/Filters/Enhance"]] * 2
 

@@ -130,6 +130,43 @@ def only_the_selection_changes():
 
 
 @case
+def changes_meanwhile():
+    """Whether each of them is noticed."""
+    file = Path(os.environ["GIMP3_DIRECTORY"], "plug-ins", "denoise", "denoise.py")
+    code, plug_in = file.read_text(), {"__file__": str(file)}
+    exec(code.removesuffix("Gimp.main(Denoise.__gtype__, sys.argv)\n"), plug_in)
+    image = load("rgb8.png")
+    (layer,) = image.get_layers()
+    select(image)
+    area, picture = plug_in["selected"](layer), plug_in["Picture"](layer)
+    state = plug_in["state_of"](picture, area)
+
+    def noticed():
+        try:
+            plug_in["check_same"](picture, area, image, state)
+        except plug_in["Problem"] as problem:
+            return str(problem)
+        return ""
+
+    found = {"nothing": noticed()}
+    x, y, width, height = BOX
+    image.select_rectangle(Gimp.ChannelOps.SUBTRACT, x + 5, y + 5, 1, 1)
+    found["the selection"] = noticed()
+    select(image)
+    found["nothing any more"] = noticed()
+    pixel = Gegl.Rectangle.new(x + width - 1, y + height - 1, 1, 1)
+    buffer = layer.get_buffer()
+    buffer.set(
+        pixel,
+        "R'G'B' u8",
+        bytes(255 - value for value in buffer.get(pixel, 1.0, "R'G'B' u8", Gegl.AbyssPolicy.NONE)),
+    )
+    buffer.flush()
+    found["a pixel"] = noticed()
+    return found
+
+
+@case
 def new_layers():
     errors = {}
     for name in json.loads(os.environ["PICTURES"]):

@@ -8,6 +8,7 @@ come back over pipes (docs/pipe.md), so GIMP's Python needs neither numpy nor on
 import array
 import contextlib
 import gettext
+import hashlib
 import itertools
 import json
 import os
@@ -187,12 +188,11 @@ def selected(drawable):
 
 
 def selection_of(drawable, crop):
-    """Read the selection in a crop, a byte for each pixel: 255 where anything is selected."""
+    """Read how much is selected in a crop, a byte for each pixel."""
     __, x, y = drawable.get_offsets()
     place = Gegl.Rectangle.new(crop.x + x, crop.y + y, crop.width, crop.height)
     selection = drawable.get_image().get_selection().get_buffer()
-    values = selection.get(place, 1.0, "Y u8", Gegl.AbyssPolicy.NONE)
-    return values.translate(bytes([0] + [255] * 255))
+    return selection.get(place, 1.0, "Y u8", Gegl.AbyssPolicy.NONE)
 
 
 def denoise_request(config, picture, area):
@@ -213,16 +213,17 @@ def inpaint_request(config, picture, area):
     options = {name: config.get_property(name) for name in ("grow", "feather")}
     options["grain"] = config.get_property("grain") / 100
     header = picture.header("inpaint", crop, area, **options)
-    mask = selection_of(picture.drawable, crop)
+    mask = selection_of(picture.drawable, crop).translate(bytes([0] + [255] * 255))
     return header, itertools.chain(picture.bands(crop), [mask])
 
 
 def denoise(image, drawable, config, engine):
     """Denoise what is selected, or the whole layer; the selection's softness counts."""
-    area, picture, state = selected(drawable), Picture(drawable), state_of(drawable)
+    area, picture = selected(drawable), Picture(drawable)
+    state = state_of(picture, area)
     engine.send(*denoise_request(config, picture, area))
     engine.answer(Gimp.progress_update)
-    check_same(drawable, image, state)
+    check_same(picture, area, image, state)
     with one_undo_step(image):
         if config.get_property("output") == "in-place":
             picture.write(engine, drawable.get_shadow_buffer(), area)
@@ -242,13 +243,14 @@ def denoise(image, drawable, config, engine):
 
 def inpaint(image, drawable, config, engine):
     """Fill what is selected; nothing else changes."""
-    picture, state = Picture(drawable), state_of(drawable)
+    picture = Picture(drawable)
     area = around(selected(drawable), config.get_property("grow"), 1, drawable)
+    state = state_of(picture, area)
     engine.send(*inpaint_request(config, picture, area))
     engine.answer(Gimp.progress_update)
     pixels = engine.read(area.width * area.height * picture.bytes_per_px)
     changed = engine.read(area.width * area.height)
-    check_same(drawable, image, state)
+    check_same(picture, area, image, state)
     with one_undo_step(image):
         if config.get_property("output") == "in-place":
             replace(image, picture, area, pixels, changed)
@@ -300,16 +302,20 @@ def insert(layer, above):
         raise Problem(_("there is no place for a new layer: is the group locked?"))
 
 
-def state_of(drawable):
-    """Note what must not change while the engine works."""
+def state_of(picture, area):
+    """Note what must not change in an area while the engine works."""
+    drawable = picture.drawable
+    digest = hashlib.blake2b(selection_of(drawable, area))
+    for band in picture.bands(area):
+        digest.update(band)
     size = (drawable.get_width(), drawable.get_height())
-    return *drawable.mask_intersect(), *drawable.get_offsets(), *size
+    return digest.digest(), *drawable.mask_intersect(), *drawable.get_offsets(), *size
 
 
-def check_same(drawable, image, state):
+def check_same(picture, area, image, state):
     """Refuse to write where something has changed: GIMP can be used meanwhile."""
-    check(drawable, image)
-    if state_of(drawable) != state:
+    check(picture.drawable, image)
+    if state_of(picture, area) != state:
         raise Problem(_("the selection or the layer has changed meanwhile: try again"))
 
 
