@@ -23,8 +23,8 @@ def load_model(
     """Load a model; the same arguments give the same object again.
 
     Args:
-        name: "fast", "balanced", a released model (see `denoiser models`), a path to an ONNX file,
-            or None for the default: "best" on a GPU once it is released, else "balanced".
+        name: "fast", "balanced", "best", a released model (see `denoiser models`), a path to an
+            ONNX file, or None for the default: "best" on a GPU, else "balanced".
         task: "denoise", "inpaint" or "detect".
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads, 0 for all cores.

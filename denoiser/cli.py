@@ -10,6 +10,8 @@ from denoiser.console import (
     Show,
     device_options,
     folder_options,
+    is_folder,
+    refuse_both,
     refuse_without_folder,
     run,
     showing_options,
@@ -48,8 +50,8 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
 @click.option(
     "-m",
     "--model",
-    metavar="fast|balanced|NAME|FILE",
-    help="A released model, or a path to an .onnx file.  [default: balanced]",
+    metavar="fast|balanced|best|NAME|FILE",
+    help="A released model, or a path to an .onnx file.  [default: balanced; on a GPU best]",
 )
 @click.option(
     "--sigma",
@@ -147,8 +149,8 @@ def denoise(
     is left. OUT keeps the depth, transparency, colour profile, EXIF, XMP and resolution of IN, in
     the format that its name says. IN is not touched, unless --on-success asks for it.
     """
-    is_folder = source not in ("", "-") and Path(source).is_dir()
-    if not is_folder:
+    of_folder = is_folder(source)
+    if not of_folder:
         refuse_without_folder(
             source,
             recursive=recursive,
@@ -157,6 +159,7 @@ def denoise(
             watch=watch,
             poll=poll_s,
         )
+    refuse_both(overwrite=overwrite, skip_existing=skip_existing)
     for name, given in (("--poll", poll_s), ("--on-success", on_success != "keep")):
         if given and not watch:
             raise ArgumentError(f"{name} goes with --watch")
@@ -186,7 +189,7 @@ def denoise(
         threads=threads,
     )
     show = Show(dry_run=dry_run, as_json=as_json, quiet=quiet, verbose=verbose)
-    if not is_folder:
+    if not of_folder:
         existing = single.Options(suffix, overwrite=overwrite, skip_existing=skip_existing)
         single.process(source, target, job, load, existing, show)
         return

@@ -120,6 +120,28 @@ def with_options(options: list[Callable[..., Any]]) -> Callable[..., Any]:
     return decorate
 
 
+def is_folder(source: str) -> bool:
+    """Say whether IN is a folder.
+
+    Raises:
+        InputError: That cannot be found out.
+    """
+    try:
+        return source not in ("", "-") and Path(source).is_dir()
+    except OSError as error:  # is_dir() forgives what does not exist
+        raise InputError(f"cannot read {source}: {error.strerror}") from error
+
+
+def refuse_both(*, overwrite: bool, skip_existing: bool) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        ArgumentError: Both were given.
+    """
+    if overwrite and skip_existing:
+        raise ArgumentError("--overwrite or --skip-existing: give one of them")
+
+
 def refuse_without_folder(source: str, **options: object) -> None:
     """Refuse options that only make sense if IN is a folder; names have _ for -.
 
@@ -142,10 +164,7 @@ def say(line: str) -> None:
 def run(command: click.Command) -> NoReturn:
     """Run a command; every error becomes one line on stderr and its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidies up as Ctrl-C does
-    known = {parameter.name for parameter in command.params}
-    if "verbose" not in known and not isinstance(command, click.Group):
-        names, text = ["-v", "--verbose"], "Show tracebacks of errors."
-        command.params.append(click.Option(names, is_flag=True, expose_value=False, help=text))
+    _add_verbose(command)
     verbose = any(re.fullmatch("--verbose|-[a-z]*v[a-z]*", word) for word in sys.argv[1:])
     try:
         with command.make_context(command.name, sys.argv[1:]) as context:
@@ -163,6 +182,16 @@ def run(command: click.Command) -> NoReturn:
     except Exception as error:
         code = fail(*explain(error), verbose)
     sys.exit(code)
+
+
+def _add_verbose(command: click.Command) -> None:
+    """Give -v to a command that has none, or to those of a group."""
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _add_verbose(each)
+    elif "verbose" not in {parameter.name for parameter in command.params}:
+        names, text = ["-v", "--verbose"], "Show tracebacks of errors."
+        command.params.append(click.Option(names, is_flag=True, expose_value=False, help=text))
 
 
 def fail(message: str, code: int, verbose: bool) -> int:

@@ -23,9 +23,14 @@ def models(verbose: bool) -> None:
     from denoiser import catalog
 
     known = catalog.cards()
+    defaults = {
+        catalog.default(known, gpu=True).name: " (default on a GPU)",
+        catalog.default(known).name: " (default)",
+        catalog.default(known, task="inpaint").name: " (default of inpaint)",
+        catalog.default(known, task="detect").name: " (default of inpaint --detect)",
+    }
     for card in known:
-        default = " (default)" if card == catalog.default(known) else ""
-        click.echo(f"{card.name}{default}: {card.summary}")
+        click.echo(f"{card.name}{defaults.get(card.name, '')}: {card.summary}")
         for key, value in card.details.items():
             if key not in ("name", "summary"):
                 click.echo(f"  {key}: {_flat(value)}")
@@ -68,6 +73,8 @@ def doctor(
             click.echo(f"GIMP plug-in: {profile.plug_in}: {profile.state}")
     except InputError as error:
         click.echo(f"GIMP plug-in: {error}")
+    if require_gpu and device == "cpu":
+        raise DeviceError("--require-gpu contradicts --device cpu")
     side = 512
     image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
     for name in dict.fromkeys(["cpu", "cuda" if device == "auto" else device]):

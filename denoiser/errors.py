@@ -77,7 +77,7 @@ def explain(error: Exception, file: str = "") -> tuple[str, int]:
     if isinstance(error, DenoiserError):
         return text, error.exit_code
     if isinstance(error, MemoryError):
-        why = "out of memory: try a smaller picture or smaller tiles (--tile 512)"
+        why = "out of memory: try a smaller picture, or smaller tiles (denoise --tile 512)"
         return why, OutOfMemoryError.exit_code
     if isinstance(error, OSError):
         where = error.filename or file

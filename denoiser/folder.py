@@ -170,7 +170,7 @@ def watch_folder(
     signal.signal(signal.SIGTERM, end)
     if os.name != "nt":
         signal.signal(signal.SIGHUP, lambda *_: watcher.wake.set())
-    view.tell(f"watching {places.source}; Ctrl-C ends it")
+    view.show.note(f"watching {places.source}; Ctrl-C ends it")
     watcher.run(view.finished, view.started, view.progress)
 
 

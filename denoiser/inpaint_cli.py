@@ -10,13 +10,15 @@ from denoiser.console import (
     Show,
     device_options,
     folder_options,
+    is_folder,
+    refuse_both,
     refuse_without_folder,
     run,
     showing_options,
     with_options,
     writing_options,
 )
-from denoiser.errors import ArgumentError, InputError
+from denoiser.errors import ArgumentError, InputError, OutputError
 
 if TYPE_CHECKING:
     from denoiser.defects import Kind
@@ -48,7 +50,7 @@ def parse_grain(text: str) -> float:
     return share
 
 
-def check_mask_out(mask_out: Path, source: str, mask: Path | None, target: str) -> None:
+def check_mask_out(mask_out: Path, source: Path, mask: Path | None, out: Path) -> None:
     """Refuse to write masks among pictures that are read or written, or under a false name.
 
     Raises:
@@ -56,11 +58,10 @@ def check_mask_out(mask_out: Path, source: str, mask: Path | None, target: str) 
     """
     from denoiser.plan import lie_within_each_other  # and numpy, for which --help need not wait
 
-    if not Path(source).is_dir() and mask_out.suffix.lower() != ".png":
+    if not source.is_dir() and mask_out.suffix.lower() != ".png":
         raise ArgumentError(f"--save-mask writes PNG: give {mask_out.with_suffix('.png')}")
-    places = {"IN": Path(source), "MASK": mask or Path(source), "OUT": Path(target)}
-    for what, path in places.items():
-        among = Path(source).is_dir() and lie_within_each_other(mask_out, path)
+    for what, path in {"IN": source, "MASK": mask or source, "OUT": out}.items():
+        among = source.is_dir() and lie_within_each_other(mask_out, path)
         if among or mask_out.resolve() == path.resolve():
             raise ArgumentError(f"--save-mask and {what} lie within each other: keep them apart")
 
@@ -107,7 +108,8 @@ def check_mask(name: str, source: str, target: str) -> Path:
     "mask_out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the mask that was used, a PNG, and replace FILE; if IN is a folder, a folder.",
+    help="Write the mask that was used, a PNG. If IN is a folder, one for each into a folder,"
+    " where masks of earlier runs are replaced.",
 )
 @click.option("--invert-mask", is_flag=True, help="Fill where the mask is black.")
 @click.option("--soft", is_flag=True, help="Greys of the mask are a soft edge, not cut at half.")
@@ -189,27 +191,32 @@ def inpaint(
     if len(paths) != wanted:
         raise ArgumentError(f"give {'IN MASK OUT' if wanted == 3 else 'IN OUT'}")
     source, target = paths[0], paths[-1]
-    is_folder = source not in ("", "-") and Path(source).is_dir()
-    if not is_folder:
+    of_folder = is_folder(source)
+    if not of_folder:
         refuse_without_folder(source, recursive=recursive, fail_fast=fail_fast, report=sheet_path)
+    refuse_both(overwrite=overwrite, skip_existing=skip_existing)
     mask = check_mask(paths[1], source, target) if wanted == 3 else None
     if mask_from == "alpha" and feather_px:
         raise ArgumentError("--feather would let invisible colours be seen: not with --mask alpha")
-    if mask_out:
-        check_mask_out(mask_out, source, mask, target)
 
     from denoiser import batch, catalog, folder, single
     from denoiser.job import Inpainting
 
+    format = single.forced_format(format_name)
+    if mask_out:
+        out = Path(target) if of_folder else single.resolve_target(source, target, suffix, format)
+        check_mask_out(mask_out, Path(source), mask, out or Path(target))
+        if mask_out.exists() and not (of_folder or overwrite or skip_existing):
+            raise OutputError(f"{mask_out} exists: give --overwrite to replace it")
     job = Inpainting(
-        format=single.forced_format(format_name),
+        format=format,
         quality=quality,
         depth=bit_depth,
         strip_metadata=strip_metadata,
         mask=mask,
         detect=detect,
         mask_out=mask_out,
-        is_folder=is_folder,
+        is_folder=of_folder,
         invert=invert_mask,
         soft=soft,
         dilate_px=dilate_px,
@@ -226,7 +233,7 @@ def inpaint(
         threads=threads,
     )
     show = Show(dry_run=dry_run, as_json=as_json, quiet=quiet, verbose=verbose)
-    if is_folder:
+    if of_folder:
         places = folder.Places(Path(source), Path(target), recursive=recursive, suffix=suffix)
         existing = batch.Options(
             overwrite=overwrite, skip_existing=skip_existing, fail_fast=fail_fast

@@ -358,6 +358,27 @@ def test_models_lists_cards(run_denoise):
     result = run_denoise("models", command="denoiser")
     assert result.code == 0
     assert "denoise-balanced-v5 (default)" in result.out and "license" in result.out
+    assert "denoise-best-v2 (default on a GPU)" in result.out
+
+
+def test_groups_show_tracebacks_too(run_denoise):
+    for command in (("gimp", "status"), ("pipe",)):
+        assert "--verbose" in run_denoise(*command, "--help", command="denoiser").out
+
+
+def test_doctor_does_not_find_a_gpu_on_the_cpu(run_denoise):
+    result = run_denoise("doctor", "--device", "cpu", "--require-gpu", command="denoiser")
+    assert result.code == 6 and "contradicts" in result.err
+
+
+def test_a_name_that_cannot_be_looked_up_is_an_unreadable_input(run_denoise, tmp_path):
+    result = run_denoise(tmp_path / ("n" * 300), tmp_path / "o.png")
+    assert result.code == 2 and "cannot read" in result.err
+
+
+def test_contradicting_options_are_refused(run_denoise, tmp_path):
+    result = run_denoise(SAMPLE, tmp_path / "o", "--overwrite", "--skip-existing")
+    assert result.code == 1 and "--overwrite or --skip-existing" in result.err
 
 
 def test_a_model_without_noise_level_says_that_sigma_is_not_used(run_denoise, tmp_path):

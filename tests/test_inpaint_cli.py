@@ -212,6 +212,12 @@ def test_defects_are_found_filled_and_their_mask_is_written(
     assert mask[50:54, 70:75].all() and mask.sum() < 100
     found = np.asarray(Image.open(tmp_path / "out.png"))
     assert (found[mask] == 64).all() and (found[~mask] == 20).all()
+    again = (*command[:-1], tmp_path / "again.png")
+    result = run_inpaint(*again)
+    assert result.code == 5 and "mask.png exists: give --overwrite" in result.err
+    assert run_inpaint("--overwrite", *again).code == 0
+    result = run_inpaint(*options, tmp_path / "a.png", tmp_path / "in" / "a.png", tmp_path)
+    assert result.code == 1 and "--save-mask and OUT" in result.err
     result = run_inpaint(*options, tmp_path / "masks", tmp_path / "in", tmp_path / "out")
     assert result.code == 0, result.err
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks" / "a.png")) > 0, mask)
