@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import hashlib
 import importlib.metadata
+import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ class Contract:
     halo: int = 48
     """Context in pixels after which tiled and whole results agree where the noise level is told."""
     noise_halo: int = 48
-    """The same of the noise that it estimates."""
+    """The same where the model estimates the level."""
     sigma_range: tuple[float, float] = (0.0, 1.0)
     """Noise levels it was trained for, in [0, 1] units."""
     name: str = ""
@@ -297,7 +298,9 @@ def _device_index(device: str) -> int | None:
 def gpu_problem() -> str | None:
     """Say why CUDA cannot be used here, or None if nothing speaks against it so far."""
     if CUDA not in _runtime().get_available_providers():
-        return "this onnxruntime is built without CUDA: pip install 'denoiser[cuda]'"
+        there_is_one = sys.platform != "darwin" and platform.machine() in ("x86_64", "AMD64")
+        fix = ": pip install 'denoiser[cuda]'" if there_is_one else ""
+        return f"this onnxruntime is built without CUDA{fix}"
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(library)

@@ -89,6 +89,17 @@ def test_half_precision_keeps_float32_inputs_and_outputs():
     np.testing.assert_allclose(restored, 0.5, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", catalog.SIZES)
+def test_released_models_agree_in_half_precision(name, rng):
+    whole = catalog.find(name).read_bytes()
+    image = rng.random((1, 3, 64, 96), np.float32)
+    sigma = np.full_like(image[:, :1], 0.1)
+    half, full = (
+        Model(onnx, device="cpu").run(image, sigma) for onnx in (engine._to_half(whole), whole)
+    )
+    np.testing.assert_allclose(half, full, atol=3e-3)
+
+
 @pytest.mark.parametrize("prepared", [bytes, engine._to_half])
 def test_the_estimator_alone_finds_what_the_whole_model_finds(prepared, rng):
     model = Model(prepared(brightness_as_noise_onnx()), device="cpu")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import denoiser
-from denoiser import restore, tiles
+from denoiser import catalog, restore, tiles
 from denoiser.engine import Model
 from denoiser.errors import (
     ArgumentError,
@@ -59,8 +59,9 @@ def test_tiles_give_what_the_whole_image_gives(size):
 
 
 @pytest.mark.parametrize("sigma", ["auto", 25 / 255])
-def test_released_model_has_no_seams(photo, rng, sigma):
-    model = denoiser.load_model(device="cpu")
+@pytest.mark.parametrize("name", catalog.SIZES)
+def test_released_models_have_no_seams(photo, rng, name, sigma):
+    model = denoiser.load_model(name, device="cpu")
     noisy = np.clip(photo / 255 + rng.normal(0, 25 / 255, photo.shape), 0, 1).astype(np.float32)
     whole = denoise(noisy, model, sigma=sigma, tile_px=2000)
     tiled = denoise(noisy, model, sigma=sigma, tile_px=480)
