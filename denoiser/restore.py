@@ -27,11 +27,10 @@ OVERLAP_PX = 16
 SMALLEST_TILE_PX = 320
 PROCESS_BYTES = 150_000_000
 NOISE_TILE_PX = 1120
-"""Side of the tiles in which noise is estimated, at most: their memory stays while the restorer
-takes its own."""
+"""Side of the tiles in which noise is estimated, at most, unless their halo is very wide: their
+memory stays while the restorer takes its own."""
 TILE_BYTES_PER_PX = 330
-"""Memory of the program itself and, per pixel of a tile, of denoise-gaussian-v1 on a CPU; that of
-denoise-balanced-v1 is 240."""
+"""Memory of the program itself and, at most, per pixel of a tile on a CPU."""
 
 
 def denoise(

@@ -153,7 +153,7 @@ def largest_difference(
     for picture, (rows, columns) in zip(_cycled(pictures, 3), sides, strict=True):
         for level in SIGMAS:
             image, sigma = _noisy(picture, rows * network.stride, columns * network.stride, level)
-            ways = _told(network, sigma)
+            ways = _guides(network, sigma)
             if network.estimator is not None:
                 ways.append(torch.full_like(sigma, -1))
             for told in ways:
@@ -186,7 +186,7 @@ def measure_halo(
         for level in SIGMAS:
             image, sigma = _noisy(picture, side, side, level)
             half = side // network.stride // 2 * network.stride
-            ways = [torch.full_like(sigma, -1)] if estimating else _told(network, sigma)
+            ways = [torch.full_like(sigma, -1)] if estimating else _guides(network, sigma)
             for told in ways:
                 with torch.inference_mode():
                     whole = network(image, told)[..., half:]
@@ -221,7 +221,7 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
         raise ModelError(f"{path} is no model that scripts/export.py wrote") from error
 
 
-def _told(network: ConvAutoencoder, sigma: Tensor) -> list[Tensor]:
+def _guides(network: ConvAutoencoder, sigma: Tensor) -> list[Tensor]:
     """What a network may be told: the level, or holes."""
     if network.hole:  # a chequered one, so that there are holes everywhere
         rows, columns = (torch.arange(length) // 12 for length in sigma.shape[2:])
