@@ -154,7 +154,7 @@ def test_noisy_pictures_alone_make_a_model(tmp_path: Path):
     images, run, model = tmp_path / "images", tmp_path / "run", tmp_path / "alone.onnx"
     images.mkdir()
     shutil.copy(SAMPLE / "noisy.png", images)
-    recipe = tmp_path / "alone.toml"
+    recipe = tmp_path / "blind.toml"
     recipe.write_text(
         "[network]\nchannels = [8, 16]\nblocks = 1\nnoise_map = false\n"
         "[training]\nsteps = 4\nbatch = 2\ncrop_px = 64\nsupervision = 'neighbor2neighbor'\n"
