@@ -282,14 +282,9 @@ def _is_smallest(tile_px: int, model: Model) -> bool:
     return tile_px < 2 * _smallest_tile_px(model)
 
 
-def _spans(
-    stack: np.ndarray, tile_px: int, halo_px: int, stride: int
-) -> tuple[list[tiles.Span], list[tiles.Span]]:
+def _spans(stack: np.ndarray, tile_px: int, halo_px: int, stride: int) -> list[list[tiles.Span]]:
     """Plan the rows and the columns of tiles of (N, H, W, C)."""
-    rows, columns = (
-        tiles.plan(length, tile_px, halo_px, OVERLAP_PX, stride) for length in stack.shape[1:3]
-    )
-    return rows, columns
+    return [tiles.plan(length, tile_px, halo_px, OVERLAP_PX, stride) for length in stack.shape[1:3]]
 
 
 def _whites(stack: np.ndarray) -> np.ndarray:
