@@ -118,14 +118,24 @@ class Watcher:
             self._write_status("stopped")
 
     def _listen(self) -> None:
-        """Wake the watch whenever the system tells of a change."""
+        """Wake the watch whenever the system tells of a change, and once when it has begun to.
+
+        What came between the first look and the beginning would wait for the next look else.
+        """
         import watchfiles
 
         try:
-            for _ in watchfiles.watch(
-                self.source, watch_filter=None, stop_event=self.batch.stop, raise_interrupt=False
-            ):
-                self.wake.set()
+            changes = watchfiles.watch(
+                self.source,
+                watch_filter=None,
+                stop_event=self.batch.stop,
+                rust_timeout=1000,
+                yield_on_timeout=True,
+                raise_interrupt=False,
+            )
+            for number, changed in enumerate(changes):
+                if changed or number == 0:
+                    self.wake.set()
         except Exception as error:  # too many folders for the system, or the folder vanished
             self.tell(f"changes are looked for every {RESCAN_S:.0f} s: {error}")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import watchfiles
 from conftest import blur_onnx
 from PIL import Image
 from test_batch import journal_rows, outputs
@@ -268,7 +269,7 @@ class Stop(threading.Event):
 
 
 @contextlib.contextmanager
-def watcher(place, lines, looks=12, **rules):
+def watcher(place, lines, looks=12, poll_s=0.01, **rules):
     """A watch in this process, over after some looks."""
     find = functools.partial(
         make_plan, place / "in", place / "out", recursive=True, format=None, suffix=""
@@ -276,9 +277,8 @@ def watcher(place, lines, looks=12, **rules):
     with open_journal(place / "out") as journal:
         work = Batch(Model(place / "blur.onnx", device="cpu"), job.Denoising(), journal, Options())
         work.stop = Stop(looks)
-        yield watch.Watcher(
-            work, place / "in", find, watch.Rules(settle_s=0, poll_s=0.01, **rules), lines.append
-        )
+        rules = watch.Rules(settle_s=0, poll_s=poll_s, **rules)
+        yield watch.Watcher(work, place / "in", find, rules, lines.append)
 
 
 def test_an_original_saved_again_while_it_is_restored_is_done_again(place, monkeypatch):
@@ -312,6 +312,31 @@ def test_a_folder_that_cannot_be_read_for_a_moment_ends_nothing(place, monkeypat
         looking.run(results.append)
     assert [result.state for result in results] == ["done"]
     assert lines == ["cannot look into deep: Permission denied"]
+
+
+def test_what_comes_before_the_system_tells_of_changes_is_seen(place, monkeypatch):
+    begin, results, lines = watchfiles.watch, [], []
+
+    def begin_late(*arguments, **options):
+        until(lambda: status(place).get("state") == "waiting")
+        put(place / "in" / "a.png")
+        yield from begin(*arguments, **options)
+
+    monkeypatch.setattr(watchfiles, "watch", begin_late)
+    monkeypatch.setattr(watch, "RESCAN_S", 60)
+    with watcher(place, lines, poll_s=0) as looking:
+        looking.batch.stop = threading.Event()
+
+        def end(result=None):
+            looking.batch.stop.set()
+            looking.wake.set()
+            results.append(result)
+
+        late = threading.Timer(30, end)
+        late.start()
+        looking.run(end)
+        late.cancel()
+    assert [result.state for result in results if result] == ["done"] and not lines
 
 
 def test_an_original_that_cannot_be_archived_is_told_once(place, monkeypatch):
