@@ -70,13 +70,13 @@ def check_mask(name: str, source: str, target: str) -> Path:
     """Refuse a mask that is missing, would be overwritten, or be filled as a picture of IN.
 
     Raises:
-        InputError: It does not exist.
+        InputError: It does not exist, or that cannot be found out.
         ArgumentError: It lies in IN or where OUT is.
     """
     from denoiser.plan import lie_within_each_other
 
     mask, out = Path(name), Path(target)
-    if not name or not mask.exists():
+    if not (is_folder(name) or (name and mask.exists())):
         raise InputError(f"no such mask: {name or '(empty name)'}")
     if target != "-" and out.exists() and out.samefile(mask):
         raise ArgumentError("MASK and OUT are the same: the mask is never overwritten")

@@ -99,6 +99,11 @@ class Denoising(Job):
     task = "denoise"
     stacks = True
 
+    def key(self, name: str) -> str:
+        """Settings without what only bounds memory: a run that goes on with less keeps the rest."""
+        shaping = dataclasses.replace(self, tile_px=0, max_memory_mb=None)
+        return super(Denoising, shaping).key(name)
+
     def restore(
         self,
         names: Sequence[str],

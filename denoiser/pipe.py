@@ -196,15 +196,15 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
     if request.mask is None:
         sigma = header.get("sigma", "auto")
         denoising = Denoising(
-            sigma="auto" if sigma == "auto" else _number(header, "sigma", 0) / 255,
-            strength=_number(header, "strength", 1),
+            sigma="auto" if sigma == "auto" else _number(header, "sigma", 0, most=255) / 255,
+            strength=_number(header, "strength", 1, most=1),
         )
         report = denoising.restore([""], [picture], model, progress)[0]
         return [pixels[kept]], report | _size(pixels[kept])
     inpainting = Inpainting(
-        dilate_px=int(_number(header, "grow", 0)),
-        feather_px=_number(header, "feather", 0),
-        grain_share=_number(header, "grain", 1),
+        dilate_px=int(_number(header, "grow", 0, most=1000)),
+        feather_px=_number(header, "feather", 0, most=1000),
+        grain_share=_number(header, "grain", 1, most=1),
     )
     hole = inpainting.fill(picture, request.mask / np.float32(255), model, progress)
     if not hole.any():
@@ -217,10 +217,10 @@ def _size(pixels: np.ndarray) -> dict[str, int]:
     return {"width": pixels.shape[1], "height": pixels.shape[0]}
 
 
-def _number(header: dict[str, Any], key: str, default: float) -> float:
+def _number(header: dict[str, Any], key: str, default: float, most: float) -> float:
     value = header.get(key, default)
-    if type(value) not in (int, float) or not 0 <= value < 1e6:
-        raise ArgumentError(f"{key} must be a number that is not negative, not {value!r}")
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        raise ArgumentError(f"{key} must be a number from 0 to {most}, not {value!r}")
     return float(value)
 
 

@@ -103,6 +103,8 @@ def test_other_settings_or_content_replace_our_own_outputs_only(denoise_folder, 
     (folder / "bad.png").unlink()
     denoise_folder()
     first = outputs(out)
+    bounded = denoise_folder("--tile", 64, "--max-memory", 4000, "--json")
+    assert set(states(bounded).values()) == {"skipped"}
     assert denoise_folder("--strength", 0.5).code == 0
     second = outputs(out)
     assert all(first[name] != second[name] for name in first)

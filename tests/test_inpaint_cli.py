@@ -184,6 +184,8 @@ def test_masks_inside_the_pictures_are_refused(run_inpaint, mask, tmp_path):
     for missing in ("", tmp_path / "none.png"):
         result = run_inpaint(tmp_path, missing, out)
         assert result.code == 2 and "no such mask" in result.err
+    result = run_inpaint(tmp_path / "a.png", tmp_path / ("n" * 300), tmp_path / "b.png")
+    assert result.code == 2 and "cannot read" in result.err
     result = run_inpaint("--mask", "alpha", "--feather", 2, tmp_path, out)
     assert result.code == 1 and "not with --mask alpha" in result.err
     result = run_inpaint("-r", tmp_path / "a.png", mask, tmp_path / "b.png")

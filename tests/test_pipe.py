@@ -106,7 +106,8 @@ def test_holes_are_filled_and_told(engine, tmp_path, rng):
     [
         ({"model": "none"}, "no model 'none'"),
         ({"sigma": "much"}, "sigma must be a number"),
-        ({"strength": 2}, "strength must lie in 0-1"),
+        ({"sigma": 300}, "sigma must be a number from 0 to 255, not 300"),
+        ({"strength": 2}, "strength must be a number from 0 to 1"),
         ({"keep": [0, 0, 99, 1]}, "keep must be"),
         ({"device": "abacus"}, "abacus"),
     ],
