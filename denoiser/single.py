@@ -37,13 +37,15 @@ def process(
     if target == "-" and show.as_json:
         raise ArgumentError("--json and OUT - would both write to standard output")
     out = resolve_target(source, target, options.suffix, job.format)
+    names = {"input": source, "output": str(out or "standard output")}
+    told = names | ({"dry_run": True} if show.dry_run else {})
     if out and out.exists() and not options.overwrite:
         if not options.skip_existing:
             raise OutputError(f"{out} exists: give --overwrite to replace it")
-        show.outcome({"input": source, "output": str(out), "skipped": True}, "exists: skipped")
+        show.outcome(told | {"state": "skipped", "why": "exists"}, "exists: skipped")
         return
     if show.dry_run:
-        show.outcome({"input": source, "output": str(out or "standard output"), "dry_run": True})
+        show.outcome(told | {"state": "to do"}, "to do")
         return
     watch = Stopwatch()
     picture = images.read(read_stdin() if source == "-" else Path(source))
@@ -56,8 +58,7 @@ def process(
     del model  # its memory is needed to encode a large picture
     report["warnings"] += job.write(picture, out or sys.stdout.buffer, overwrite=options.overwrite)
     watch.lap("write")
-    report = {"input": source, "output": str(out or "standard output"), **report}
-    show.report(report | {"seconds": watch.seconds})
+    show.report(names | {"state": "done"} | report | {"seconds": watch.seconds})
 
 
 def read_stdin() -> bytes:

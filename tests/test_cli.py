@@ -121,8 +121,18 @@ def test_options_that_concern_the_file(run_denoise, noisy, tmp_path):
     weak, full = (images.read(tmp_path / f"{name}.png").pixels for name in ("weak", "full"))
     np.testing.assert_allclose(weak - before, (full - before) * 0.25, atol=1)
     assert run_denoise(noisy, tmp_path / "c.png", "--max-memory", 3000, "--threads", 1).code == 0
-    assert "->" in run_denoise(noisy, tmp_path / "d.png", "--dry-run").err
+    assert "to do" in run_denoise(noisy, tmp_path / "d.png", "--dry-run").err
     assert not (tmp_path / "d.png").exists()
+
+
+def test_json_has_the_state_of_a_picture_as_of_those_of_a_folder(run_denoise, noisy, tmp_path):
+    out = tmp_path / "a.png"
+    known, seen = {"input": str(noisy), "output": str(out)}, []
+    for options in (["--dry-run"], [], ["--skip-existing"], ["--skip-existing", "--dry-run"]):
+        seen.append(json.loads(run_denoise(noisy, out, "--json", "--quiet", *options).out))
+    assert all(known.items() <= line.items() for line in seen)
+    assert [line["state"] for line in seen] == ["to do", "done", "skipped", "skipped"]
+    assert [line.get("dry_run", False) for line in seen] == [True, False, False, True]
 
 
 def test_quality_that_is_not_used_is_said(run_denoise, noisy, tmp_path):
