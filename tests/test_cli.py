@@ -340,6 +340,16 @@ def test_an_interrupt_leaves_no_partial_file(large, tmp_path, number):
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the cache lies elsewhere")
+def test_onnxruntime_tells_nobody_and_leaves_nothing(noisy, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {key: os.environ[key] for key in os.environ if key[:4] not in ("XDG_", "ORT_")}
+    command = [*DENOISE, noisy, tmp_path / "out.png", "-m", "fast"]
+    subprocess.run(command, env=environment | {"HOME": str(home)}, check=True)
+    assert not list(home.rglob("*"))
+
+
 def test_help_needs_neither_onnxruntime_nor_opencv():
     code = (
         "import sys, denoiser.cli;"
