@@ -33,7 +33,7 @@ class Rules:
     poll_s: float = 0.0
     """Look every so often instead of waiting for the system to tell; for network shares."""
     delete: bool = False
-    """Delete an original once its result is safely on the disk."""
+    """Delete an original once its result is safely on the disk, unless that lacks something."""
     archive: Path | None = None
     """Move an original here instead; the tree is mirrored."""
 
@@ -233,6 +233,9 @@ class Watcher:
         """
         entry = self.journal.find(item.name, item.output) if self._disposes else None
         if entry is None:
+            return stamp
+        if self.rules.delete and entry.warnings:  # other pages, more bits: they are nowhere else
+            self.tell(f"{item.source} is not deleted: {entry.warnings[0]}")
             return stamp
         entry.put_away = True
         self.journal.put(entry)

@@ -171,6 +171,17 @@ def test_originals_are_put_away_when_their_result_is_safe(place, what):
     assert (place / "in" / "bad.png").exists()
 
 
+def test_an_original_of_which_something_is_lost_is_not_deleted(place):
+    pages = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    pages[0].save(place / "in" / "scan.tif", save_all=True, append_images=pages[1:])
+    put(place / "in" / "whole.png")
+    for _ in range(2):  # the second time it is known as done
+        with watching(place, "--on-success", "delete", settle=0.1):
+            until(lambda: "scan.tif is not deleted: only the first of 2 pages" in told(place))
+            until(lambda: not (place / "in" / "whole.png").exists())
+        assert (place / "in" / "scan.tif").exists() and (place / "out" / "scan.tif").exists()
+
+
 @pytest.mark.parametrize("what", ["archive", "delete"])
 def test_a_new_picture_of_an_old_name_does_not_replace_a_result(place, what):
     put(place / "in" / "scan.png")
