@@ -108,8 +108,7 @@ def check_mask(name: str, source: str, target: str) -> Path:
     "mask_out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the mask that was used, a PNG. If IN is a folder, one for each into a folder,"
-    " where masks of earlier runs are replaced.",
+    help="Write the mask that was used, a PNG; if IN is a folder, one for each into a folder.",
 )
 @click.option("--invert-mask", is_flag=True, help="Fill where the mask is black.")
 @click.option("--soft", is_flag=True, help="Greys of the mask are a soft edge, not cut at half.")
@@ -216,6 +215,7 @@ def inpaint(
         mask=mask,
         detect=detect,
         mask_out=mask_out,
+        replace_masks=overwrite,
         is_folder=of_folder,
         invert=invert_mask,
         soft=soft,

@@ -1,5 +1,6 @@
 """What is asked for, and how a picture is restored by it and written."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
@@ -162,7 +163,9 @@ class Inpainting(Job):
     detect: "tuple[Kind, ...]" = ()
     """Defects to find and fill."""
     mask_out: Path | None = None
-    """Where to write the masks that were used: a PNG, replaced; or, if `is_folder`, a folder."""
+    """Where to write the masks that were used: a PNG; or, if `is_folder`, a folder."""
+    replace_masks: bool = False
+    """Whether other masks that are there may be replaced."""
     is_folder: bool = False
     invert: bool = False
     soft: bool = False
@@ -177,7 +180,9 @@ class Inpainting(Job):
         mask = self._mask_of(name, self.mask) if self.mask else None
         mask = catalog.find(task="detect") if self.detect else mask
         sha256 = catalog.sha256_of(mask) if mask else None
-        return json.dumps(json.loads(super().key(name)) | {"mask": sha256}, sort_keys=True)
+        shaping = dataclasses.replace(self, replace_masks=False)
+        settings = json.loads(super(Inpainting, shaping).key(name))
+        return json.dumps(settings | {"mask": sha256}, sort_keys=True)
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse pictures whose masks would be written over each other.
@@ -269,7 +274,11 @@ class Inpainting(Job):
         return hole
 
     def _write_mask(self, name: str, hole: np.ndarray) -> None:
-        """Write a hole (H, W) as a grey PNG."""
+        """Write a hole (H, W) as a grey PNG, unless it is there.
+
+        Raises:
+            OutputError: It cannot be written, or another is there and is not to be replaced.
+        """
         path = self._mask_out_of(name)
         if self.is_folder:
             try:
@@ -277,8 +286,11 @@ class Inpainting(Job):
             except OSError as error:
                 raise OutputError(f"cannot make {path.parent}: {error.strerror}") from error
         grey = np.rint(255 * hole).astype(np.uint8)[..., None]
+        with contextlib.suppress(InputError):
+            if path.exists() and np.array_equal(images.read(path).pixels, grey):
+                return  # an earlier run's
         png = next(known for known in images.FORMATS if known.name == "PNG")
-        images.write(Picture(grey, "L", "PNG"), path, png, overwrite=True)
+        images.write(Picture(grey, "L", "PNG"), path, png, overwrite=self.replace_masks)
 
     def _mask_out_of(self, name: str) -> Path:
         assert self.mask_out

@@ -223,6 +223,14 @@ def test_defects_are_found_filled_and_their_mask_is_written(
     result = run_inpaint(*options, tmp_path / "masks", tmp_path / "in", tmp_path / "out")
     assert result.code == 0, result.err
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks" / "a.png")) > 0, mask)
+    for mask_of_mine in (b"no picture", (tmp_path / "in" / "a.png").read_bytes()):
+        (tmp_path / "masks" / "a.png").write_bytes(mask_of_mine)
+        command = (*options, tmp_path / "masks", "--dilate", 1, tmp_path / "in", tmp_path / "out")
+        result = run_inpaint(*command)
+        assert result.code == 4 and "a.png exists: give --overwrite" in result.err
+        assert (tmp_path / "masks" / "a.png").read_bytes() == mask_of_mine
+    assert run_inpaint("--overwrite", *command).code == 0
+    assert (tmp_path / "masks" / "a.png").read_bytes() != mask_of_mine
     Image.fromarray(pixels).save(tmp_path / "in" / "a.bmp")
     result = run_inpaint(*options, tmp_path / "masks", tmp_path / "in", tmp_path / "other")
     assert result.code == 1 and "the masks of a.bmp and a.png would both become" in result.err
