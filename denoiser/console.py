@@ -132,6 +132,16 @@ def is_folder(source: str) -> bool:
         raise InputError(f"cannot read {source}: {error.strerror}") from error
 
 
+def refuse_nameless(target: str) -> None:
+    """Refuse an OUT that is empty, as an unset variable leaves it: it would be where one is.
+
+    Raises:
+        ArgumentError: It is.
+    """
+    if not target:
+        raise ArgumentError("OUT is an empty name")
+
+
 def refuse_both(*, overwrite: bool, skip_existing: bool) -> None:
     """Refuse options that contradict each other.
 

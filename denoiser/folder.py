@@ -15,7 +15,7 @@ from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
-from denoiser.plan import Item, Plan, check_apart, make_plan
+from denoiser.plan import Item, Plan, check_apart, lie_within_each_other, make_plan
 from denoiser.sheet import Sheet
 
 MOST_KINDS = 8
@@ -63,12 +63,13 @@ def process(
         raise ArgumentError("OUT must be a folder when IN is one, not standard output")
     if places.out.exists() and not places.out.is_dir():
         raise ArgumentError(f"{places.out} is a file: OUT must be a folder when IN is one")
+    refuse_unwritable(places.out)
     if rules and rules.archive:
         check_apart(places.source, rules.archive, "the archive")
-    if sheet_path and sheet_path.exists() and not options.overwrite:
-        raise OutputError(f"{sheet_path} exists: give --overwrite to replace it")
-    if sheet_path and not sheet_path.parent.is_dir():
-        raise OutputError(f"no such folder: {sheet_path.parent}")
+        if lie_within_each_other(places.out, rules.archive):
+            raise ArgumentError("OUT and the archive lie within each other: keep them apart")
+    if sheet_path:
+        check_sheet(sheet_path, places.out, overwrite=options.overwrite)
     find = functools.partial(
         make_plan,
         places.source,
@@ -84,13 +85,15 @@ def process(
     if rules is None and not plan.items and not plan.unreadable:
         inside = f"; --recursive looks into its {plan.folders} folders" if plan.folders else ""
         raise InputError(f"no pictures in {places.source}{inside}")
+    model = load()
+    job.fit(model)
     if show.dry_run:
         with contextlib.closing(Journal(places.out, rehearse=True)) as journal:
-            rehearse(plan, places, Batch(load(), job, journal, options), show)
+            rehearse(plan, places, Batch(model, job, journal, options), show)
         return
     sheet = Sheet() if sheet_path else None
     with open_journal(places.out) as journal:
-        batch = Batch(load(), job, journal, options, seen=sheet.add if sheet else None)
+        batch = Batch(model, job, journal, options, seen=sheet.add if sheet else None)
         total = len(plan.items) + len(plan.unreadable)
         view = FolderView(None if rules else total, show)
         try:
@@ -116,16 +119,54 @@ def process(
 
 
 def rehearse(plan: Plan, places: Places, batch: Batch, show: Show) -> None:
-    """Say what would be done, as far as that can be told without reading the pictures."""
+    """Say what would be done, as far as that can be told without reading the pictures.
+
+    Raises:
+        PartialError: Some would fail.
+    """
+    failed = len(plan.unreadable)
     for result in unlisted(plan, places):
         show.outcome(_outcome(result.item, "failed", result.why), f"failed, {result.why}")
     for item in plan.items:
         found = batch.check(item)
         state = found.state if isinstance(found, Result) else "to do"
         why = found.why if isinstance(found, Result) else ""
+        failed += state == "failed"
         show.outcome(_outcome(item, state, why), ", ".join(filter(None, [state, why])))
     for line in left_out(plan, show):
         show.note(line)
+    if failed:
+        raise PartialError(f"{failed} of {len(plan.items) + len(plan.unreadable)} pictures fail")
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder in which, or beside which if it is to be made, nothing can be written.
+
+    Raises:
+        OutputError: It is so.
+    """
+    place = folder if folder.exists() else folder.parent
+    if not place.is_dir():
+        raise OutputError(f"cannot write into {folder}: there is no folder {place}")
+    if not os.access(place, os.W_OK):
+        raise OutputError(f"cannot write into {folder}: {place} is read-only")
+
+
+def check_sheet(path: Path, out: Path, *, overwrite: bool) -> None:
+    """Refuse a contact sheet that cannot be written.
+
+    Raises:
+        ArgumentError: It is standard output.
+        OutputError: It exists, or its folder neither exists nor is `out`, or is read-only.
+    """
+    if path == Path("-"):
+        raise ArgumentError("--report is a file, not standard output")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists: give --overwrite to replace it")
+    if path.parent.resolve() != out.resolve():
+        if not path.parent.is_dir():
+            raise OutputError(f"no such folder: {path.parent}")
+        refuse_unwritable(path.parent)
 
 
 def _outcome(item: Item, state: str, why: str) -> dict[str, object]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from denoiser import codecs
-from denoiser.errors import DenoiserError, InputError, OutputError
+from denoiser.errors import ArgumentError, DenoiserError, InputError, OutputError
 from denoiser.picture import FORMATS, Format, Picture, adapt, as_rgb8, white_of
 
 __all__ = ["FORMATS", "SUFFIXES", "Format", "Picture", "as_rgb8", "format_of", "read", "write"]
@@ -29,14 +29,14 @@ def format_of(path: Path | str) -> Format:
     """Find the format by file name suffix.
 
     Raises:
-        OutputError: No supported format has that suffix.
+        ArgumentError: No supported format has that suffix.
     """
     suffix = Path(path).suffix.lower()
     for format in FORMATS:
         if suffix in format.suffixes:
             return format
     known = ", ".join(format.suffixes[0] for format in FORMATS)
-    raise OutputError(f"cannot write {path}: unknown format {suffix or '(none)'}; use {known}")
+    raise ArgumentError(f"cannot write {path}: unknown format {suffix or '(none)'}; use {known}")
 
 
 def read(source: Path | bytes, name: str = "standard input") -> Picture:

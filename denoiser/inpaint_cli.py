@@ -12,6 +12,7 @@ from denoiser.console import (
     folder_options,
     is_folder,
     refuse_both,
+    refuse_nameless,
     refuse_without_folder,
     run,
     showing_options,
@@ -193,6 +194,7 @@ def inpaint(
     of_folder = is_folder(source)
     if not of_folder:
         refuse_without_folder(source, recursive=recursive, fail_fast=fail_fast, report=sheet_path)
+    refuse_nameless(target)
     refuse_both(overwrite=overwrite, skip_existing=skip_existing)
     mask = check_mask(paths[1], source, target) if wanted == 3 else None
     if mask_from == "alpha" and feather_px:

@@ -51,6 +51,13 @@ class Job:
             ArgumentError: They would.
         """
 
+    def fit(self, model: "Model") -> None:
+        """Refuse a model that cannot do what is asked of any picture.
+
+        Raises:
+            ArgumentError: It cannot.
+        """
+
     def restore(
         self,
         names: Sequence[str],
@@ -104,6 +111,11 @@ class Denoising(Job):
         """Settings without what only bounds memory: a run that goes on with less keeps the rest."""
         shaping = dataclasses.replace(self, tile_px=0, max_memory_mb=None)
         return super(Denoising, shaping).key(name)
+
+    def fit(self, model: "Model") -> None:
+        """Refuse tiles that are too small for the model's context."""
+        if self.tile_px:
+            restore.check_tile(self.tile_px, model)
 
     def restore(
         self,

@@ -260,6 +260,15 @@ def tile_within(memory_bytes: int, image: np.ndarray, model: Model, tile_px: int
     raise ArgumentError(f"this picture needs --max-memory {math.ceil(needed / 1e6)} or more")
 
 
+def check_tile(tile_px: int, model: Model) -> None:
+    """Refuse tiles of which nothing would be kept.
+
+    Raises:
+        ArgumentError: They are too small for the model.
+    """
+    tiles.plan(tile_px + 1, tile_px, model.contract.halo, OVERLAP_PX, model.contract.stride)
+
+
 def _check(image: np.ndarray, sigma: float | str, strength: float, out: np.ndarray | None) -> None:
     check_image(image, out)
     if not 0 <= strength <= 1:

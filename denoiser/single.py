@@ -45,6 +45,7 @@ def process(
         show.outcome(told | {"state": "skipped", "why": "exists"}, "exists: skipped")
         return
     if show.dry_run:
+        job.fit(load())
         show.outcome(told | {"state": "to do"}, "to do")
         return
     watch = Stopwatch()
@@ -80,8 +81,9 @@ def forced_format(name: str | None) -> Format | None:
     """
     try:
         return images.format_of(f"x.{name}") if name else None
-    except OutputError:
-        raise ArgumentError(f"unknown --format {name}") from None
+    except ArgumentError:
+        known = ", ".join(format.suffixes[0][1:] for format in images.FORMATS)
+        raise ArgumentError(f"unknown --format {name}; use {known}") from None
 
 
 def resolve_target(source: str, target: str, suffix: str, format: Format | None) -> Path | None:
@@ -91,10 +93,10 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
         The path, None for standard output.
 
     Raises:
-        ArgumentError: IN and OUT are the same, or OUT is a folder and IN has no name.
+        ArgumentError: IN and OUT are the same, OUT's format is unknown, or OUT is a folder and IN
+            has no name.
         InputError: IN does not exist.
-        OutputError: OUT's folder does not exist, its format is unknown, or it is standard output
-            and closed.
+        OutputError: OUT's folder does not exist, or it is standard output and closed.
     """
     if source != "-" and not (source and Path(source).exists()):
         raise InputError(f"no such file: {source or '(empty name)'}")

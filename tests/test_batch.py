@@ -103,7 +103,7 @@ def test_other_settings_or_content_replace_our_own_outputs_only(denoise_folder, 
     (folder / "bad.png").unlink()
     denoise_folder()
     first = outputs(out)
-    bounded = denoise_folder("--tile", 64, "--max-memory", 4000, "--json")
+    bounded = denoise_folder("--tile", 512, "--max-memory", 4000, "--json")
     assert set(states(bounded).values()) == {"skipped"}
     assert denoise_folder("--strength", 0.5).code == 0
     second = outputs(out)
@@ -196,7 +196,12 @@ def test_dry_run_says_what_would_happen_and_touches_nothing(denoise_folder, fold
     before = sorted(tmp_path.rglob("*"))
     assert states(denoise_folder("--dry-run", "--json"))["a.jpg"] == "skipped"
     assert "bad.png" in denoise_folder("--dry-run").err
+    (tmp_path / "out" / "a.jpg").write_bytes(b"edited")
+    result = denoise_folder("--dry-run")
+    assert result.code == 4 and "1 of 3 pictures fail" in result.err
     assert sorted(tmp_path.rglob("*")) == before
+    assert denoise_folder("--dry-run", out=tmp_path / "no" / "out").code == 5
+    assert denoise_folder("--dry-run", "--require-gpu", "--device", "cpu").code == 6
 
 
 def test_fail_fast_stops_at_the_first(denoise_folder, folder, tmp_path):
@@ -227,7 +232,11 @@ def test_impossible_plans_end_before_anything_starts(denoise_folder, run_denoise
     assert denoise_folder(out=tmp_path / "file").code == 1
     result = denoise_folder("--watch", "--on-success", f"archive:{folder / 'done'}")
     assert result.code == 1 and "choose another place for the archive" in result.err
+    result = denoise_folder("--watch", "--on-success", f"archive:{tmp_path / 'out' / 'done'}")
+    assert result.code == 1 and "OUT and the archive lie within each other" in result.err
     assert denoise_folder("--watch", "--fail-fast").code == 1
+    result = denoise_folder("--tile", 16)
+    assert result.code == 1 and "use at least" in result.err
     assert not (tmp_path / "out").exists()
 
 
@@ -427,7 +436,8 @@ os._exit(0)
 
 
 def test_the_contact_sheet_shows_before_and_after(denoise_folder, tmp_path):
-    page = tmp_path / "sheet.html"
+    page = tmp_path / "out" / "sheet.html"  # a folder that is to be made
+    assert denoise_folder("--report", "-").code == 1
     denoise_folder("--report", page)
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 4 and "sub/b.png" in text

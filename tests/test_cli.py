@@ -234,19 +234,25 @@ def test_bad_models_get_code_3(run_denoise, noisy, tmp_path):
 
 def test_unwritable_targets_get_code_5(run_denoise, noisy, tmp_path):
     before = sorted(tmp_path.rglob("*"))
-    for target in (tmp_path / "no folder" / "o.png", tmp_path / "o.gif", tmp_path / "noname"):
-        assert_fails(run_denoise(noisy, target), 5, target.name, tmp_path, before)
+    target = tmp_path / "no folder" / "o.png"
+    assert_fails(run_denoise(noisy, target), 5, target.name, tmp_path, before)
     assert_fails(run_denoise(noisy, Path("/proc/o.png")), 5, "/proc/o.png", tmp_path, before)
 
 
 def test_bad_arguments_get_code_1(run_denoise, noisy, tmp_path):
     before = sorted(tmp_path.rglob("*"))
+    for target in (tmp_path / "o.gif", tmp_path / "noname", ""):
+        words = "unknown format" if target else "OUT is an empty name"
+        assert_fails(run_denoise(noisy, target), 1, words, tmp_path, before)
     for arguments, words in (
         (["--sigma", "much"], "neither auto nor a number"),
         (["--sigma", "300"], "0-255"),
         (["--strength", "2"], "--strength"),
         (["--device", "abacus"], "abacus"),
         (["--tile", "16"], "use at least"),
+        (["--tile", "16", "--dry-run"], "use at least"),
+        (["--format", "gif"], "unknown --format gif; use png, jpg"),
+        (["--settle", "3"], "--settle goes with --watch"),
         (["--format", "gif"], "gif"),
         (["--max-memory", "9"], "--max-memory"),
         (["--colour"], "--colour"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from denoiser import codecs, exif
-from denoiser.errors import InputError, OutputError
+from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import FORMATS, Picture, format_of, read, write
 
 PNG, JPEG, TIFF, WEBP, AVIF, BMP = FORMATS
@@ -501,7 +501,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 
 def test_unknown_suffix_is_refused():
     assert format_of("A.JPEG") is JPEG
-    with pytest.raises(OutputError, match=r"\.gif"):
+    with pytest.raises(ArgumentError, match=r"\.gif"):
         format_of("a.gif")
 
 
