@@ -201,14 +201,19 @@ def left_out(plan: Plan, show: Show) -> list[str]:
 def watch_folder(
     batch: Batch, places: Places, find: Callable[[], Plan], rules: watch.Rules, view: FolderView
 ) -> None:
-    """Watch until SIGTERM, which lets the present picture be finished; SIGHUP makes it look."""
+    """Watch until SIGTERM or Ctrl-C, which let the present picture be finished; SIGHUP: look.
+
+    A second Ctrl-C does not wait for it.
+    """
     watcher = watch.Watcher(batch, places.source, find, rules, view.tell)
 
     def end(*_: object) -> None:
         batch.stop.set()
         watcher.wake.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     if os.name != "nt":
         signal.signal(signal.SIGHUP, lambda *_: watcher.wake.set())
     view.show.note(f"watching {places.source}; Ctrl-C ends it")

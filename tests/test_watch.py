@@ -376,12 +376,13 @@ def test_a_full_archive_name_gets_a_number(tmp_path):
     assert kept == {"a.png": "0", "a-1.png": "1", "a-2.png": "2"}
 
 
-def test_sigterm_finishes_the_present_file(place):
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_finish_the_present_file(place, ending):
     for index in range(6):
         put(place / "in" / f"{index}.png", size=(700, 900))
     with watching(place) as process:
         until(lambda: status(place)["state"] == "working")
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(ending)
         assert process.wait(10) == 0
     done = outputs(place / "out")
     assert 0 < len(done) < 6
