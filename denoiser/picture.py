@@ -157,8 +157,8 @@ def _adapt_pixels(
     if wanted not in format.depths:
         wanted = format.depths[-1] if wanted == "float32" else "uint8"
         bits = 16 if wanted == "uint16" else 8
-        clipped = " and clipped" if pixels.dtype.kind == "f" else ""
-        notes.append(f"{format.name} cannot hold more than {bits} bits: rounded{clipped}")
+        white = f" and clipped, white is {picture.white:g}" if pixels.dtype.kind == "f" else ""
+        notes.append(f"{format.name} is written with at most {bits} bits: rounded{white}")
     if mode == "CMYK" and not format.cmyk:
         notes.append(f"{format.name} cannot hold CMYK: converted to 8-bit sRGB")
         pixels, mode = _cmyk_to_rgb(_to_depth(pixels, "uint8", picture.white), picture.icc), "RGB"

@@ -41,6 +41,11 @@ def decode(data: bytes) -> Picture:
             dpi=_dpi(page),
             encoding={"compressed": page.compression.name != "NONE"},
         )
+        if page.dtype is not None and page.dtype.kind == "f" and page.bitspersample != 32:
+            change = f"its floating point of {page.bitspersample} bits becomes 32"
+            picture.notes.append(change)
+        if _is_premultiplied(page, mode):
+            picture.notes.append("its premultiplied alpha becomes straight alpha")
         layers = exif.PHOTOSHOP_LAYERS in page.tags
         pages = sum(not page.is_reduced for page in file.pages)
     if pages > 1:
@@ -132,9 +137,13 @@ def _pixels(page: tifffile.TiffPage, kind: Mode | str) -> tuple[np.ndarray, Mode
     pixels = np.array(pixels, pixels.dtype.newbyteorder("="), order="C")
     if page.photometric.name == "MINISWHITE":
         np.subtract(pixels.dtype.type(white_of(pixels)), pixels, out=pixels)
-    if kind in ("LA", "RGBA") and page.extrasamples and int(page.extrasamples[0]) == 1:
+    if _is_premultiplied(page, kind):
         _divide_by_alpha(pixels)
     return pixels, kind  # type: ignore[return-value]
+
+
+def _is_premultiplied(page: tifffile.TiffPage, kind: Mode | str) -> bool:
+    return kind in ("LA", "RGBA") and page.extrasamples and int(page.extrasamples[0]) == 1
 
 
 def _divide_by_alpha(pixels: np.ndarray) -> None:

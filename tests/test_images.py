@@ -109,7 +109,7 @@ def test_lossy_formats_keep_colour_and_metadata(format, srgb, photo, tmp_path):
     [
         (JPEG, "RGBA", "uint8", ["transparency"]),
         (JPEG, "RGB", "uint16", ["8 bits"]),
-        (PNG, "RGB", "float32", ["16 bits: rounded and clipped"]),
+        (PNG, "RGB", "float32", ["16 bits: rounded and clipped, white is 1"]),
         (PNG, "CMYK", "uint8", ["CMYK"]),
         (AVIF, "RGBA", "uint8", ["approximately", "DPI"]),
         (WEBP, "RGB", "uint8", ["DPI"]),
@@ -601,7 +601,17 @@ def test_premultiplied_alpha_is_divided_out(tmp_path):
     path = tmp_path / "a.tif"
     pixels = np.full((4, 4, 4), (100, 50, 25, 128), np.uint8)
     tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["assocalpha"])
-    assert read(path).pixels[0, 0].tolist() == [199, 100, 50, 128]
+    picture = read(path)
+    assert picture.pixels[0, 0].tolist() == [199, 100, 50, 128]
+    assert picture.notes == ["its premultiplied alpha becomes straight alpha"]
+
+
+@pytest.mark.parametrize("bits", [16, 64])
+def test_floating_point_of_other_sizes_becomes_32_bits_and_that_is_said(tmp_path, bits):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((4, 4), 0.5, f"f{bits // 8}"))
+    picture = read(tmp_path / "a.tif")
+    assert picture.pixels.dtype == np.float32 and (picture.pixels == 0.5).all()
+    assert picture.notes == [f"its floating point of {bits} bits becomes 32"]
 
 
 def test_float_beyond_one_keeps_its_brightness(tmp_path):
@@ -610,7 +620,7 @@ def test_float_beyond_one_keeps_its_brightness(tmp_path):
     write(Picture(pixels, "L", "TIFF"), path, TIFF)
     found, notes = through_file(read(path), PNG, tmp_path / "png")
     np.testing.assert_allclose(found.pixels / 65.535, pixels, atol=0.1)
-    assert "clipped" in notes[0]
+    assert "white is 1000" in notes[0]
 
 
 def test_metadata_behind_the_pixels_of_a_png_is_found(tmp_path):
