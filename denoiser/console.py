@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from denoiser import __version__
-from denoiser.errors import ArgumentError, InputError, explain
+from denoiser.errors import ArgumentError, InputError, PartialError, explain
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -168,7 +168,12 @@ def refuse_without_folder(source: str, **options: object) -> None:
 
 def say(line: str) -> None:
     """Print one line for the person, on stderr."""
-    click.echo(line, err=True)
+    click.echo(visible(line), err=True)
+
+
+def visible(line: str) -> str:
+    """Escape what would end a line or command a terminal, as names of files may hold it."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 def run(command: click.Command) -> NoReturn:
@@ -183,12 +188,14 @@ def run(command: click.Command) -> NoReturn:
     except click.exceptions.Exit as exit:
         code = exit.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
-        say(error.format_message())
+        click.echo(error.format_message(), err=True)
         code = ArgumentError.exit_code
     except click.ClickException as error:
         code = fail(error.format_message().replace("\n", " "), ArgumentError.exit_code, verbose)
     except KeyboardInterrupt:
         code = fail("interrupted", INTERRUPTED, verbose)
+    except PartialError as error:  # what failed was told
+        code = fail(*explain(error), verbose=False)
     except Exception as error:
         code = fail(*explain(error), verbose)
     sys.exit(code)
@@ -375,16 +382,16 @@ class FolderView:
             why = {"why": result.why} if result.why else {}
             click.echo(json.dumps(names | {"state": result.state} | why | report))
         if self.show.verbose and result.error:
-            words += traceback.format_exception(result.error)
+            words += "".join(traceback.format_exception(result.error)).splitlines()
         for line in [] if self.show.quiet else words:
-            self.tell(line.rstrip())
+            self.tell(line)
         speed = f"{self.megapixels / (time.monotonic() - self.began):.2f} MP/s"
         self._update(completed=sum(self.counts.values()), speed=speed)
 
     def tell(self, line: str) -> None:
         """Say a line without disturbing the bar."""
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
         else:
             say(line)
 

@@ -224,7 +224,7 @@ def main(
         trainer = train(dataclasses.replace(recipe, training=training), crops, folder, say)
         networks[name] = trainer.averaged
         findings[name] = measure(trainer.averaged, others, folder)
-        say(table({name: findings[name]}))
+        click.echo(table({name: findings[name]}), err=True)
     text = table(findings)
     click.echo(text)
     if only:

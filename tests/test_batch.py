@@ -258,7 +258,7 @@ def test_a_second_instance_is_refused(denoise_folder, tmp_path):
 def test_unusual_names(run_denoise, tmp_path, blur_path, rng):
     names = ["ü ñ 写真.png", "new\nline.png", " spaces .png", "x" * 251 + ".png", "-dash.png"]
     if sys.platform == "linux":
-        names.append(os.fsdecode(b"caf\xe9.png"))
+        names += [os.fsdecode(b"caf\xe9.png"), "red \x1b[31m.png"]
     (tmp_path / "in").mkdir()
     for name in names:
         Image.fromarray(rng.integers(0, 255, (9, 9, 3), np.uint8)).save(tmp_path / "in" / name)
@@ -266,7 +266,9 @@ def test_unusual_names(run_denoise, tmp_path, blur_path, rng):
     assert run_denoise(*command, "--report", tmp_path / "sheet.html").code == 0
     assert sorted(outputs(tmp_path / "out")) == sorted(names)
     for options in ([], ["--dry-run"], ["--verbose"]):
-        assert states(run_denoise(*command, *options)) == dict.fromkeys(names, "skipped")
+        result = run_denoise(*command, *options)
+        assert states(result) == dict.fromkeys(names, "skipped") and "\x1b" not in result.err
+    assert "new\\nline.png: skipped" in result.err  # a line each
 
 
 def test_pictures_of_one_kind_go_together_where_that_helps(folder, tmp_path, rng, monkeypatch):
