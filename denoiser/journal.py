@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,11 @@ def _storable(value: Any) -> Any:
     return value
 
 
+def _text(value: Any) -> Any:
+    """Turn what `_storable` made back."""
+    return os.fsdecode(value) if isinstance(value, bytes) else value
+
+
 def stamp_of(path: Path) -> str:
     """Size and times of a file: as long as they are the same its content is.
 
@@ -141,10 +146,7 @@ class Journal:
             row = self._database.execute(query, [_storable(name), _storable(output)]).fetchone()
         if row is None:
             return None
-        values = {
-            key: os.fsdecode(value) if isinstance(value, bytes) else value
-            for key, value in dict(row).items()
-        }
+        values = {key: _text(value) for key, value in dict(row).items()}
         return Entry(**values | {"warnings": json.loads(values["warnings"])})
 
     def put(self, entry: Entry) -> None:
@@ -159,6 +161,15 @@ class Journal:
         with self._guard():
             query = "SELECT count(*) FROM pictures WHERE state = ?"
             return int(self._database.execute(query, [state]).fetchone()[0])
+
+    def release(self, present: Container[str]) -> None:
+        """Call quarantined pictures that are not among those present merely failed."""
+        with self._guard():
+            query = "SELECT DISTINCT input FROM pictures WHERE state = ?"
+            names = [row[0] for row in self._database.execute(query, [QUARANTINED])]
+            gone = [(FAILED, name, QUARANTINED) for name in names if _text(name) not in present]
+            update = "UPDATE pictures SET state = ? WHERE input = ? AND state = ?"
+            self._database.executemany(update, gone)
 
     def close(self) -> None:
         """Close the file."""

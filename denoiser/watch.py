@@ -46,6 +46,8 @@ class _Sighting:
     due: float
     """By the monotonic clock, which does not go backwards."""
     attempts: int = 0
+    why: str = ""
+    """Of the last attempt that failed."""
 
 
 class Watcher:
@@ -115,6 +117,9 @@ class Watcher:
                 self._write_status("waiting")
                 self.wake.wait(wait_s)
         finally:
+            for name, seen in self._waiting.items():
+                if seen.why:
+                    self.tell(f"failed, would be tried again: {name}: {seen.why}")
             self._write_status("stopped")
 
     def _listen(self) -> None:
@@ -159,6 +164,7 @@ class Watcher:
                 for name in memory.keys() - present.keys():
                     del memory[name]
             self._obstructed &= present.keys()
+            self.journal.release(present)
         for item, stamp in present.values():
             self._sight(item, stamp, now)
         waiting = {name: seen for name, seen in self._waiting.items() if name in present}
@@ -195,7 +201,7 @@ class Watcher:
                 return False
             if stamp != seen.stamp:  # changed meanwhile: the next look starts it afresh
                 return False
-            seen.attempts += 1
+            seen.attempts, seen.why = seen.attempts + 1, result.why
             seen.due = time.monotonic() + max(1, self.rules.settle_s) * 2**seen.attempts
             if seen.attempts < ATTEMPTS:
                 return False

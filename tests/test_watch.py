@@ -128,6 +128,22 @@ def test_bad_files_are_retried_quarantined_and_taken_up_when_they_change(place):
         until(lambda: status(place)["quarantined"] == 0)
 
 
+def test_a_quarantined_picture_that_is_taken_away_needs_nobody(place):
+    (place / "in" / "bad.png").write_bytes(b"no picture")
+    with watching(place, settle=0.1):
+        until(lambda: status(place).get("quarantined") == 1)
+        (place / "in" / "bad.png").unlink()
+        until(lambda: status(place)["quarantined"] == 0)
+    assert journal_rows(place / "out")["bad.png"]["state"] == "failed"
+
+
+def test_what_failed_once_is_named_at_the_end(place):
+    with watching(place, settle=0):
+        (place / "in" / "bad.png").write_bytes(b"no picture")
+        until(lambda: "bad.png" in journal_rows(place / "out"))
+    assert "failed, would be tried again: bad.png" in told(place)
+
+
 def test_renames_deletes_and_uploads_of_other_content(place):
     with watching(place, settle=0.5):
         put(place / "in" / "gone.png")
