@@ -22,6 +22,7 @@ _UMASK = os.umask(0)  # asked once: to ask is to set it, for all threads
 os.umask(_UMASK)
 _MODE = 0o666 & ~_UMASK  # of a file that is newly made
 
+_AVIF_HEADERS = (b"ftypavif", b"ftypavis")
 SUFFIXES = frozenset(suffix for format in FORMATS for suffix in format.suffixes)
 
 
@@ -69,6 +70,8 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
+        if data[4:12] in _AVIF_HEADERS:  # which is looked at whole before it is known
+            raise InputError(f"{name} is damaged") from error
         known = ", ".join(format.name for format in FORMATS)
         raise InputError(f"{name} is no picture of a supported format ({known})") from error
     except MemoryError:
