@@ -76,7 +76,7 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     "tile_px",
     type=click.IntRange(0),
     default=0,
-    help="Side of the tiles in pixels, 208 or more, 400 with fast and best; 0 = auto.",
+    help="Side of the tiles in pixels, at least some hundred; 0 = auto.",
 )
 @click.option(
     "--max-memory",
