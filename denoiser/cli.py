@@ -108,7 +108,8 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     default="keep",
     show_default=True,
     metavar="keep|archive:FOLDER|delete",
-    help="Watching: what becomes of an original when its result is safely written.",
+    help="Watching: what becomes of an original when its result is safely written; none is deleted"
+    " whose result comes with a warning.",
 )
 @with_options(showing_options)
 def denoise(
@@ -156,7 +157,6 @@ def denoise(
             fail_fast=fail_fast,
             report=sheet_path,
             watch=watch,
-            poll=poll_s,
         )
     refuse_nameless(target)
     refuse_both(overwrite=overwrite, skip_existing=skip_existing)

@@ -3,11 +3,14 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import signal
+import stat
 import sys
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 BAR_AFTER_S = 1.0
 INTERRUPTED = 130
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 Advance = Callable[[int, int], None]
 
 
@@ -126,10 +130,22 @@ def is_folder(source: str) -> bool:
     Raises:
         InputError: That cannot be found out.
     """
+    status = look_up(source) if source not in ("", "-") else None
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def look_up(name: str) -> os.stat_result | None:
+    """Look a file or folder up; None if there is none.
+
+    Raises:
+        InputError: That cannot be found out.
+    """
     try:
-        return source not in ("", "-") and Path(source).is_dir()
-    except OSError as error:  # is_dir() forgives what does not exist
-        raise InputError(f"cannot read {source}: {error.strerror}") from error
+        return os.stat(name)  # noqa: PTH116, Path.exists() hides errors from Python 3.14 on
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}") from error
 
 
 def refuse_nameless(target: str) -> None:
@@ -173,7 +189,12 @@ def say(line: str) -> None:
 
 def visible(line: str) -> str:
     """Escape what would end a line or command a terminal, as names of files may hold it."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+    return "".join(ascii(sign)[1:-1] if _commands(sign) else sign for sign in line)
+
+
+def _commands(sign: str) -> bool:
+    """Whether a character is a control, ends a line, is no Unicode or turns the writing around."""
+    return sign in _TURNING or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def run(command: click.Command) -> NoReturn:
@@ -213,8 +234,8 @@ def _add_verbose(command: click.Command) -> None:
 
 def fail(message: str, code: int, verbose: bool) -> int:
     """Print an error's line, with the traceback if asked; returns the exit code."""
-    if verbose:
-        traceback.print_exc()
+    for line in traceback.format_exc().splitlines() if verbose else []:
+        say(line)
     say(f"error: {' '.join(message.split())}")
     return code
 
@@ -309,8 +330,10 @@ def progress_bar(title: str, *, enabled: bool) -> Iterator[Advance | None]:
         if bar is None:
             if time.monotonic() - started < BAR_AFTER_S or done >= total:
                 return
+            from rich.markup import escape
+
             bar = _bar()
-            bar.add_task(title, total=total)
+            bar.add_task(escape(visible(title)), total=total)
             bar.start()
         bar.update(bar.task_ids[0], completed=done)
 
@@ -352,7 +375,7 @@ class FolderView:
 
     def started(self, item: "Item") -> None:
         """Name the picture that is being restored."""
-        self._update(description=item.name)
+        self._update(description=visible(item.name))
 
     def progress(self, done: int, total: int) -> None:
         """Note how much of the present picture is restored."""
@@ -391,7 +414,9 @@ class FolderView:
     def tell(self, line: str) -> None:
         """Say a line without disturbing the bar."""
         if self._bar is not None:
-            self._bar.console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+            from rich.text import Text  # which no markup and no emoji are looked for in
+
+            self._bar.console.print(Text(visible(line)), soft_wrap=True)
         else:
             say(line)
 

@@ -10,12 +10,19 @@ from pathlib import Path
 
 from denoiser import watch
 from denoiser.batch import Batch, Options, Result
-from denoiser.console import FolderView, Show
+from denoiser.console import FolderView, Show, say
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
-from denoiser.plan import Item, Plan, check_apart, lie_within_each_other, make_plan
+from denoiser.plan import (
+    Item,
+    Plan,
+    check_apart,
+    check_writable,
+    lie_within_each_other,
+    make_plan,
+)
 from denoiser.sheet import Sheet
 
 MOST_KINDS = 8
@@ -63,11 +70,14 @@ def process(
         raise ArgumentError("OUT must be a folder when IN is one, not standard output")
     if places.out.exists() and not places.out.is_dir():
         raise ArgumentError(f"{places.out} is a file: OUT must be a folder when IN is one")
-    refuse_unwritable(places.out)
+    if not places.out.exists() and not places.out.parent.is_dir():
+        raise OutputError(f"cannot write into {places.out}: there is no folder {places.out.parent}")
+    check_writable(places.out)
     if rules and rules.archive:
         check_apart(places.source, rules.archive, "the archive")
         if lie_within_each_other(places.out, rules.archive):
-            raise ArgumentError("OUT and the archive lie within each other: keep them apart")
+            raise ArgumentError(f"OUT and the archive {rules.archive} lie within each other")
+        check_writable(rules.archive)
     if sheet_path:
         check_sheet(sheet_path, places.out, overwrite=options.overwrite)
     find = functools.partial(
@@ -85,16 +95,18 @@ def process(
     if rules is None and not plan.items and not plan.unreadable:
         inside = f"; --recursive looks into its {plan.folders} folders" if plan.folders else ""
         raise InputError(f"no pictures in {places.source}{inside}")
+    total = len(plan.items) + len(plan.unreadable)
     model = load()
     job.fit(model)
     if show.dry_run:
         with contextlib.closing(Journal(places.out, rehearse=True)) as journal:
-            rehearse(plan, places, Batch(model, job, journal, options), show)
+            failed = rehearse(plan, places, Batch(model, job, journal, options), show)
+        if failed and not rules:
+            raise PartialError(f"{failed} of {total} pictures fail")
         return
     sheet = Sheet() if sheet_path else None
     with open_journal(places.out) as journal:
         batch = Batch(model, job, journal, options, seen=sheet.add if sheet else None)
-        total = len(plan.items) + len(plan.unreadable)
         view = FolderView(None if rules else total, show)
         try:
             if rules:
@@ -118,55 +130,43 @@ def process(
         raise PartialError(f"{failed} of {sum(view.counts.values())} pictures failed")
 
 
-def rehearse(plan: Plan, places: Places, batch: Batch, show: Show) -> None:
+def rehearse(plan: Plan, places: Places, batch: Batch, show: Show) -> int:
     """Say what would be done, as far as that can be told without reading the pictures.
 
-    Raises:
-        PartialError: Some would fail.
+    Returns:
+        How many would fail.
     """
-    failed = len(plan.unreadable)
-    for result in unlisted(plan, places):
+    failures = unlisted(plan, places)
+    for result in failures:
         show.outcome(_outcome(result.item, "failed", result.why), f"failed, {result.why}")
     for item in plan.items:
         found = batch.check(item)
         state = found.state if isinstance(found, Result) else "to do"
         why = found.why if isinstance(found, Result) else ""
-        failed += state == "failed"
+        failures += [found] if isinstance(found, Result) and state == "failed" else []
         show.outcome(_outcome(item, state, why), ", ".join(filter(None, [state, why])))
     for line in left_out(plan, show):
         show.note(line)
-    if failed:
-        raise PartialError(f"{failed} of {len(plan.items) + len(plan.unreadable)} pictures fail")
-
-
-def refuse_unwritable(folder: Path) -> None:
-    """Refuse a folder in which, or beside which if it is to be made, nothing can be written.
-
-    Raises:
-        OutputError: It is so.
-    """
-    place = folder if folder.exists() else folder.parent
-    if not place.is_dir():
-        raise OutputError(f"cannot write into {folder}: there is no folder {place}")
-    if not os.access(place, os.W_OK):
-        raise OutputError(f"cannot write into {folder}: {place} is read-only")
+    for result in failures if show.quiet else []:
+        say(f"failed: {result.item.name}: {result.why}")
+    return len(failures)
 
 
 def check_sheet(path: Path, out: Path, *, overwrite: bool) -> None:
     """Refuse a contact sheet that cannot be written.
 
     Raises:
-        ArgumentError: It is standard output.
+        ArgumentError: It is standard output or a folder.
         OutputError: It exists, or its folder neither exists nor is `out`, or is read-only.
     """
-    if path == Path("-"):
-        raise ArgumentError("--report is a file, not standard output")
+    if path == Path("-") or path.is_dir() or path.resolve() == out.resolve():
+        raise ArgumentError(f"--report is a file, not {path}")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: give --overwrite to replace it")
     if path.parent.resolve() != out.resolve():
         if not path.parent.is_dir():
             raise OutputError(f"no such folder: {path.parent}")
-        refuse_unwritable(path.parent)
+        check_writable(path.parent)
 
 
 def _outcome(item: Item, state: str, why: str) -> dict[str, object]:
@@ -206,16 +206,19 @@ def watch_folder(
     A second Ctrl-C does not wait for it.
     """
     watcher = watch.Watcher(batch, places.source, find, rules, view.tell)
+    heeds_interrupt = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as a shell's & has it
 
     def end(*_: object) -> None:
+        if heeds_interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         batch.stop.set()
-        watcher.wake.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        watcher.look_soon()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    signal.signal(signal.SIGTERM, end)
+    if heeds_interrupt:
+        signal.signal(signal.SIGINT, end)
     if os.name != "nt":
-        signal.signal(signal.SIGHUP, lambda *_: watcher.wake.set())
+        signal.signal(signal.SIGHUP, lambda *_: watcher.look_soon())
     view.show.note(f"watching {places.source}; Ctrl-C ends it")
     watcher.run(view.finished, view.started, view.progress)
 

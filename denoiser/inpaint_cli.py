@@ -11,6 +11,7 @@ from denoiser.console import (
     device_options,
     folder_options,
     is_folder,
+    look_up,
     refuse_both,
     refuse_nameless,
     refuse_without_folder,
@@ -59,6 +60,8 @@ def check_mask_out(mask_out: Path, source: Path, mask: Path | None, out: Path) -
     """
     from denoiser.plan import lie_within_each_other  # and numpy, for which --help need not wait
 
+    if not source.is_dir() and mask_out.is_dir():
+        raise ArgumentError("--save-mask is a file where IN is one")
     if not source.is_dir() and mask_out.suffix.lower() != ".png":
         raise ArgumentError(f"--save-mask writes PNG: give {mask_out.with_suffix('.png')}")
     for what, path in {"IN": source, "MASK": mask or source, "OUT": out}.items():
@@ -77,7 +80,7 @@ def check_mask(name: str, source: str, target: str) -> Path:
     from denoiser.plan import lie_within_each_other
 
     mask, out = Path(name), Path(target)
-    if not (is_folder(name) or (name and mask.exists())):
+    if not name or look_up(name) is None:
         raise InputError(f"no such mask: {name or '(empty name)'}")
     if target != "-" and out.exists() and out.samefile(mask):
         raise ArgumentError("MASK and OUT are the same: the mask is never overwritten")
@@ -109,7 +112,8 @@ def check_mask(name: str, source: str, target: str) -> Path:
     "mask_out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the mask that was used, a PNG; if IN is a folder, one for each into a folder.",
+    help="Write the mask that was used, a PNG. If IN is a folder, one for each into a folder, where"
+    " our own masks of earlier runs are replaced.",
 )
 @click.option("--invert-mask", is_flag=True, help="Fill where the mask is black.")
 @click.option("--soft", is_flag=True, help="Greys of the mask are a soft edge, not cut at half.")
@@ -202,11 +206,13 @@ def inpaint(
 
     from denoiser import batch, catalog, folder, single
     from denoiser.job import Inpainting
+    from denoiser.plan import check_writable
 
     format = single.forced_format(format_name)
     if mask_out:
         out = Path(target) if of_folder else single.resolve_target(source, target, suffix, format)
         check_mask_out(mask_out, Path(source), mask, out or Path(target))
+        check_writable(mask_out if of_folder else mask_out.parent)
         if mask_out.exists() and not (of_folder or overwrite or skip_existing):
             raise OutputError(f"{mask_out} exists: give --overwrite to replace it")
     job = Inpainting(

@@ -1,7 +1,7 @@
 """What is asked for, and how a picture is restored by it and written."""
 
-import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -108,9 +108,9 @@ class Denoising(Job):
     stacks = True
 
     def key(self, name: str) -> str:
-        """Settings without what only bounds memory: a run that goes on with less keeps the rest."""
-        shaping = dataclasses.replace(self, tile_px=0, max_memory_mb=None)
-        return super(Denoising, shaping).key(name)
+        """Settings, as if nothing bounded memory: a run that goes on with less keeps the rest."""
+        settings = json.loads(super().key(name)) | {"tile_px": 0, "max_memory_mb": None}
+        return json.dumps(settings, sort_keys=True)
 
     def fit(self, model: "Model") -> None:
         """Refuse tiles that are too small for the model's context."""
@@ -177,7 +177,7 @@ class Inpainting(Job):
     mask_out: Path | None = None
     """Where to write the masks that were used: a PNG; or, if `is_folder`, a folder."""
     replace_masks: bool = False
-    """Whether other masks that are there may be replaced."""
+    """Whether masks that others made or changed may be replaced."""
     is_folder: bool = False
     invert: bool = False
     soft: bool = False
@@ -192,9 +192,9 @@ class Inpainting(Job):
         mask = self._mask_of(name, self.mask) if self.mask else None
         mask = catalog.find(task="detect") if self.detect else mask
         sha256 = catalog.sha256_of(mask) if mask else None
-        shaping = dataclasses.replace(self, replace_masks=False)
-        settings = json.loads(super(Inpainting, shaping).key(name))
-        return json.dumps(settings | {"mask": sha256}, sort_keys=True)
+        settings = json.loads(super().key(name)) | {"mask": sha256}
+        del settings["replace_masks"]
+        return json.dumps(settings, sort_keys=True)
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse pictures whose masks would be written over each other.
@@ -286,10 +286,10 @@ class Inpainting(Job):
         return hole
 
     def _write_mask(self, name: str, hole: np.ndarray) -> None:
-        """Write a hole (H, W) as a grey PNG, unless it is there.
+        """Write a hole (H, W) as a grey PNG.
 
         Raises:
-            OutputError: It cannot be written, or another is there and is not to be replaced.
+            OutputError: It cannot be written, or another's is there and is not to be replaced.
         """
         path = self._mask_out_of(name)
         if self.is_folder:
@@ -298,11 +298,10 @@ class Inpainting(Job):
             except OSError as error:
                 raise OutputError(f"cannot make {path.parent}: {error.strerror}") from error
         grey = np.rint(255 * hole).astype(np.uint8)[..., None]
-        with contextlib.suppress(InputError):
-            if path.exists() and np.array_equal(images.read(path).pixels, grey):
-                return  # an earlier run's
         png = next(known for known in images.FORMATS if known.name == "PNG")
-        images.write(Picture(grey, "L", "PNG"), path, png, overwrite=self.replace_masks)
+        mask = Picture(grey, "L", "PNG", texts=[_signature(grey)])
+        overwrite = self.replace_masks or _is_our_mask(path)
+        images.write(mask, path, png, overwrite=overwrite)
 
     def _mask_out_of(self, name: str) -> Path:
         assert self.mask_out
@@ -328,6 +327,20 @@ class Inpainting(Job):
             many = "several masks" if files else "no mask"
             raise InputError(f"{many} for {name} in {mask}")
         return found[0]
+
+
+def _signature(mask: np.ndarray) -> tuple[bytes, bytes]:
+    """Text in a PNG by which we know a mask of ours that nobody has changed."""
+    return b"tEXt", b"denoiser mask\0" + hashlib.sha256(mask.tobytes()).hexdigest().encode()
+
+
+def _is_our_mask(path: Path) -> bool:
+    """Whether a file is a mask as an earlier run has written it."""
+    try:
+        picture = images.read(path)
+    except InputError:
+        return False
+    return _signature(picture.pixels) in picture.texts
 
 
 def facts(picture: Picture, model: "Model") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -162,13 +162,18 @@ class Journal:
             query = "SELECT count(*) FROM pictures WHERE state = ?"
             return int(self._database.execute(query, [state]).fetchone()[0])
 
-    def release(self, present: Container[str]) -> None:
-        """Call quarantined pictures that are not among those present merely failed."""
+    def release(self, folder: Path) -> None:
+        """Call quarantined pictures of a folder that are no longer there merely failed."""
         with self._guard():
-            query = "SELECT DISTINCT input FROM pictures WHERE state = ?"
-            names = [row[0] for row in self._database.execute(query, [QUARANTINED])]
-            gone = [(FAILED, name, QUARANTINED) for name in names if _text(name) not in present]
-            update = "UPDATE pictures SET state = ? WHERE input = ? AND state = ?"
+            query = "SELECT DISTINCT source FROM pictures WHERE state = ?"
+            sources = [row[0] for row in self._database.execute(query, [QUARANTINED])]
+            paths = {source: Path(_text(source)) for source in sources if source}
+            gone = [
+                (FAILED, source, QUARANTINED)
+                for source, path in paths.items()
+                if path.is_relative_to(folder.resolve()) and not os.path.lexists(path)
+            ]
+            update = "UPDATE pictures SET state = ? WHERE source = ? AND state = ?"
             self._database.executemany(update, gone)
 
     def close(self) -> None:

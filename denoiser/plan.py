@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from denoiser.errors import ArgumentError
+from denoiser.errors import ArgumentError, OutputError
 from denoiser.images import SUFFIXES, Format
 
 JOURNAL_FOLDER = ".denoise"
@@ -103,6 +103,17 @@ def check_apart(source: Path, out: Path, what: str = "OUT") -> None:
         raise ArgumentError(
             f"{source} and {out} lie within each other: choose another place for {what}"
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, or in whose place none can be made.
+
+    Raises:
+        OutputError: It is so.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(place, os.W_OK):
+        raise OutputError(f"cannot write into {folder}: {place} is read-only")
 
 
 def lie_within_each_other(one: Path, other: Path) -> bool:

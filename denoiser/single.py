@@ -11,6 +11,7 @@ from denoiser.console import Show, Stopwatch, progress_bar
 from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import Format
 from denoiser.job import Job
+from denoiser.plan import check_writable
 
 if TYPE_CHECKING:
     from denoiser.engine import Model
@@ -52,6 +53,7 @@ def process(
     picture = images.read(read_stdin() if source == "-" else Path(source))
     watch.lap("read")
     model = load()
+    job.fit(model)
     watch.lap("load")
     with progress_bar(Path(source).name, enabled=not show.quiet) as progress:
         report = job.restore([Path(source).name], [picture], model, progress)[0]
@@ -113,6 +115,7 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
         out = out / f"{name.stem}{suffix}{extension}"
     if not out.parent.is_dir():
         raise OutputError(f"cannot write {out}: there is no folder {out.parent}")
+    check_writable(out.parent)
     if source != "-" and out.exists() and out.samefile(source):
         raise ArgumentError("IN and OUT are the same file: the input is never overwritten")
     if not format:

@@ -46,8 +46,8 @@ class _Sighting:
     due: float
     """By the monotonic clock, which does not go backwards."""
     attempts: int = 0
-    why: str = ""
-    """Of the last attempt that failed."""
+    failure: Result | None = None
+    """Of the last attempt, which nobody was told of."""
 
 
 class Watcher:
@@ -102,25 +102,28 @@ class Watcher:
         try:
             while not self.batch.stop.is_set():
                 self.wake.clear()
-                ready, wait_s = self._look()
-                if ready:
-                    try:
+                try:
+                    ready, wait_s = self._look()
+                    if ready:
                         self.batch.run(ready, conclude, begin, progress)
-                    except OutputError as error:
-                        if not is_full(error):
-                            raise
-                        self._tell_once(f"waiting: {error}")  # there may be room again
-                        wait_s = RETRY_S
-                    else:
                         self._told.clear()
                         continue
+                except OutputError as error:
+                    if not is_full(error):
+                        raise
+                    self._tell_once(f"waiting: {error}")  # there may be room again
+                    wait_s = RETRY_S
                 self._write_status("waiting")
                 self.wake.wait(wait_s)
+            for seen in self._waiting.values():
+                if seen.failure:
+                    finished(seen.failure)
         finally:
-            for name, seen in self._waiting.items():
-                if seen.why:
-                    self.tell(f"failed, would be tried again: {name}: {seen.why}")
             self._write_status("stopped")
+
+    def look_soon(self) -> None:
+        """Wake the watch from a signal handler, which must not wait for a lock."""
+        threading.Thread(target=self.wake.set, daemon=True).start()
 
     def _listen(self) -> None:
         """Wake the watch whenever the system tells of a change, and once when it has begun to.
@@ -164,7 +167,7 @@ class Watcher:
                 for name in memory.keys() - present.keys():
                     del memory[name]
             self._obstructed &= present.keys()
-            self.journal.release(present)
+            self.journal.release(self.source)
         for item, stamp in present.values():
             self._sight(item, stamp, now)
         waiting = {name: seen for name, seen in self._waiting.items() if name in present}
@@ -201,7 +204,7 @@ class Watcher:
                 return False
             if stamp != seen.stamp:  # changed meanwhile: the next look starts it afresh
                 return False
-            seen.attempts, seen.why = seen.attempts + 1, result.why
+            seen.attempts, seen.failure = seen.attempts + 1, result
             seen.due = time.monotonic() + max(1, self.rules.settle_s) * 2**seen.attempts
             if seen.attempts < ATTEMPTS:
                 return False

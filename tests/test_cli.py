@@ -253,7 +253,6 @@ def test_bad_arguments_get_code_1(run_denoise, noisy, tmp_path):
         (["--tile", "16", "--dry-run"], "use at least"),
         (["--format", "gif"], "unknown --format gif; use png, jpg"),
         (["--settle", "3"], "--settle goes with --watch"),
-        (["--format", "gif"], "gif"),
         (["--max-memory", "9"], "--max-memory"),
         (["--colour"], "--colour"),
     ):

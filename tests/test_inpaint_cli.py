@@ -230,7 +230,10 @@ def test_defects_are_found_filled_and_their_mask_is_written(
         assert result.code == 4 and "a.png exists: give --overwrite" in result.err
         assert (tmp_path / "masks" / "a.png").read_bytes() == mask_of_mine
     assert run_inpaint("--overwrite", *command).code == 0
-    assert (tmp_path / "masks" / "a.png").read_bytes() != mask_of_mine
+    ours = (tmp_path / "masks" / "a.png").read_bytes()
+    command = (*options, tmp_path / "masks", "--dilate", 2, tmp_path / "in", tmp_path / "out")
+    assert run_inpaint(*command).code == 0  # what an earlier run made is replaced
+    assert (tmp_path / "masks" / "a.png").read_bytes() not in (ours, mask_of_mine)
     Image.fromarray(pixels).save(tmp_path / "in" / "a.bmp")
     result = run_inpaint(*options, tmp_path / "masks", tmp_path / "in", tmp_path / "other")
     assert result.code == 1 and "the masks of a.bmp and a.png would both become" in result.err
@@ -247,6 +250,7 @@ def test_defects_are_found_filled_and_their_mask_is_written(
         (["--detect", "dust", "--save-mask", "in.png"], "--save-mask and IN"),
         (["--detect", "dust", "--save-mask", "out.png"], "--save-mask and OUT"),
         (["--detect", "dust", "--save-mask", "mask.jpg"], "give mask.png"),
+        (["--detect", "dust", "--save-mask", ""], "--save-mask is a file"),
     ],
 )
 def test_detection_is_asked_for_in_one_way(run_inpaint, tmp_path, monkeypatch, options, words):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import itertools
 import json
@@ -23,7 +24,8 @@ from test_batch import journal_rows, outputs
 from denoiser import images, job, watch
 from denoiser.batch import Batch, Options
 from denoiser.engine import Model
-from denoiser.journal import open_journal
+from denoiser.errors import OutputError
+from denoiser.journal import Entry, open_journal
 from denoiser.plan import Plan, make_plan
 from denoiser.watch import move_new
 
@@ -45,12 +47,15 @@ def put(path, seed=0, size=(30, 40)):
 
 
 @contextlib.contextmanager
-def watching(place, *options, settle=0.3):
+def watching(place, *options, settle=0.3, ignored=()):
     """A watch in a process of its own; ends it, unless somebody has, and checks how it ended."""
     command = [*DENOISE, place / "in", place / "out", "--watch", "-r", "--settle", str(settle)]
     command += ["-m", place / "blur.onnx", "--device", "cpu", "--threads", "1", *options]
     with (place / "errors").open("wb") as errors:
+        before = [signal.signal(number, signal.SIG_IGN) for number in ignored]  # is inherited
         process = subprocess.Popen(command, stderr=errors)
+        for number, handler in zip(ignored, before, strict=True):
+            signal.signal(number, handler)
     try:
         until(lambda: status(place) or process.poll() is not None)
         yield process
@@ -137,11 +142,46 @@ def test_a_quarantined_picture_that_is_taken_away_needs_nobody(place):
     assert journal_rows(place / "out")["bad.png"]["state"] == "failed"
 
 
+def test_quarantined_pictures_of_other_folders_stay_on_the_list(place):
+    with open_journal(place / "out") as journal:
+        for folder in ("in", "elsewhere"):
+            source = str(place / folder / "bad.png")
+            journal.put(Entry(f"{folder}.png", "bad.png", source=source, state="quarantined"))
+        journal.release(place / "in")
+        assert journal.count("quarantined") == 1
+        assert journal.find("in.png", "bad.png").state == "failed"
+
+
+def test_a_full_disk_while_it_looks_ends_nothing(place, monkeypatch):
+    put(place / "in" / "a.png")
+    results, lines = [], []
+    with watcher(place, lines, looks=40) as looking:
+        release, looks = looking.journal.release, itertools.count()
+
+        def fill_first(folder):
+            if next(looks) == 0:
+                raise OutputError("no room") from OSError(errno.ENOSPC, "full")
+            release(folder)
+
+        monkeypatch.setattr(looking.journal, "release", fill_first)
+        monkeypatch.setattr(watch, "RETRY_S", 0.01)
+        looking.run(results.append)
+    assert [result.state for result in results] == ["done"] and lines == ["waiting: no room"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no shell in the background")
+def test_a_watch_behind_a_shell_does_not_heed_the_ctrl_c_of_others(place):
+    with watching(place, ignored=[signal.SIGINT]) as process:
+        process.send_signal(signal.SIGINT)
+        put(place / "in" / "a.png")
+        until(lambda: (place / "out" / "a.png").exists())
+
+
 def test_what_failed_once_is_named_at_the_end(place):
     with watching(place, settle=0):
         (place / "in" / "bad.png").write_bytes(b"no picture")
         until(lambda: "bad.png" in journal_rows(place / "out"))
-    assert "failed, would be tried again: bad.png" in told(place)
+    assert "failed: bad.png" in told(place) and "1 failed" in told(place)
 
 
 def test_renames_deletes_and_uploads_of_other_content(place):
