@@ -115,7 +115,7 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
         out = out / f"{name.stem}{suffix}{extension}"
     if not out.parent.is_dir():
         raise OutputError(f"cannot write {out}: there is no folder {out.parent}")
-    check_writable(out.parent)
+    check_writable(out.resolve().parent)  # a link is written through
     if source != "-" and out.exists() and out.samefile(source):
         raise ArgumentError("IN and OUT are the same file: the input is never overwritten")
     if not format:
