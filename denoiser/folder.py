@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -136,19 +137,17 @@ def rehearse(plan: Plan, places: Places, batch: Batch, show: Show) -> int:
     Returns:
         How many would fail.
     """
-    failures = unlisted(plan, places)
-    for result in failures:
-        show.outcome(_outcome(result.item, "failed", result.why), f"failed, {result.why}")
-    for item in plan.items:
-        found = batch.check(item)
-        state = found.state if isinstance(found, Result) else "to do"
-        why = found.why if isinstance(found, Result) else ""
-        failures += [found] if isinstance(found, Result) and state == "failed" else []
+    failures = []
+    unread = ((result.item, result) for result in unlisted(plan, places))
+    for item, found in itertools.chain(unread, ((item, batch.check(item)) for item in plan.items)):
+        state, why = (found.state, found.why) if isinstance(found, Result) else ("to do", "")
         show.outcome(_outcome(item, state, why), ", ".join(filter(None, [state, why])))
+        if state == "failed":
+            failures.append(f"failed: {item.name}: {why}")
     for line in left_out(plan, show):
         show.note(line)
-    for result in failures if show.quiet else []:
-        say(f"failed: {result.item.name}: {result.why}")
+    for line in failures if show.quiet else []:
+        say(line)
     return len(failures)
 
 

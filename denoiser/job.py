@@ -41,8 +41,11 @@ class Job:
         Raises:
             InputError: Something that belongs to this picture is missing.
         """
-        values = dataclasses.asdict(self) | {"format": self.format and self.format.name}
-        return json.dumps(values, sort_keys=True, default=str)
+        return json.dumps(self.settings(name), sort_keys=True, default=str)
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """What `key` is made of; raises as it does."""
+        return dataclasses.asdict(self) | {"format": self.format and self.format.name}
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse pictures of a folder that would be in each other's way.
@@ -107,10 +110,9 @@ class Denoising(Job):
     task = "denoise"
     stacks = True
 
-    def key(self, name: str) -> str:
+    def settings(self, name: str) -> dict[str, Any]:
         """Settings, as if nothing bounded memory: a run that goes on with less keeps the rest."""
-        settings = json.loads(super().key(name)) | {"tile_px": 0, "max_memory_mb": None}
-        return json.dumps(settings, sort_keys=True)
+        return super().settings(name) | {"tile_px": 0, "max_memory_mb": None}
 
     def fit(self, model: "Model") -> None:
         """Refuse tiles that are too small for the model's context."""
@@ -187,14 +189,14 @@ class Inpainting(Job):
 
     task = "inpaint"
 
-    def key(self, name: str) -> str:
+    def settings(self, name: str) -> dict[str, Any]:
         """Settings, with the checksum of the mask, or of what finds it, in its place."""
         mask = self._mask_of(name, self.mask) if self.mask else None
         mask = catalog.find(task="detect") if self.detect else mask
         sha256 = catalog.sha256_of(mask) if mask else None
-        settings = json.loads(super().key(name)) | {"mask": sha256}
+        settings = super().settings(name) | {"mask": sha256}
         del settings["replace_masks"]
-        return json.dumps(settings, sort_keys=True)
+        return settings
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse pictures whose masks would be written over each other.

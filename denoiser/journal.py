@@ -164,6 +164,7 @@ class Journal:
 
     def release(self, folder: Path) -> None:
         """Call quarantined pictures of a folder that are no longer there merely failed."""
+        below = folder.resolve()
         with self._guard():
             query = "SELECT DISTINCT source FROM pictures WHERE state = ?"
             sources = [row[0] for row in self._database.execute(query, [QUARANTINED])]
@@ -171,7 +172,7 @@ class Journal:
             gone = [
                 (FAILED, source, QUARANTINED)
                 for source, path in paths.items()
-                if path.is_relative_to(folder.resolve()) and not os.path.lexists(path)
+                if path.is_relative_to(below) and not os.path.lexists(path)
             ]
             update = "UPDATE pictures SET state = ? WHERE source = ? AND state = ?"
             self._database.executemany(update, gone)
