@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 Precision = Literal["auto", "fp32", "fp16"]
+IN_FOLDER = "in denoiser's folder,"
+"""Where pip finds us; on PyPI another program has our name."""
+CUDA_FIX = f"{IN_FOLDER} pip install '.[cuda]'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +47,6 @@ class Contract:
     sigma_range: tuple[float, float] = (0.0, 1.0)
     """Noise levels it was trained for, in [0, 1] units."""
     name: str = ""
-    version: str = ""
-    license: str = ""
 
 
 class Model:
@@ -218,9 +220,7 @@ class Model:
             self.fallback = str(error)
         else:
             if self.provider != CUDA:
-                self.fallback = (
-                    "onnxruntime could not load its CUDA libraries: pip install 'denoiser[cuda]'"
-                )
+                self.fallback = f"onnxruntime could not load its CUDA libraries: {CUDA_FIX}"
         if self.fallback:
             self._session = None
 
@@ -279,8 +279,6 @@ def _parse_contract(
             noise_halo=noise_halo,
             sigma_range=(low, high),
             name=found.get("name", Path(name).stem),
-            version=found.get("version", ""),
-            license=found.get("license", ""),
         )
     except (KeyError, ValueError) as error:
         raise ModelError(f"{name} has unusable metadata: {error}") from error
@@ -288,19 +286,19 @@ def _parse_contract(
 
 def _device_index(device: str) -> int | None:
     """GPU number that `device` names; None for the CPU."""
-    kind, _, number = device.partition(":")
     if device == "cpu":
         return None
-    if kind not in ("auto", "cuda") or (number and not number.isdecimal()) or device == "auto:":
+    found = re.fullmatch(r"auto|cuda(?::([0-9]+))?", device)
+    if not found:
         raise ArgumentError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N")
-    return int(number or 0)
+    return int(found[1] or 0)
 
 
 def gpu_problem() -> str | None:
     """Say why CUDA cannot be used here, or None if nothing speaks against it so far."""
     if CUDA not in load_runtime().get_available_providers():
         there_is_one = sys.platform != "darwin" and platform.machine() in ("x86_64", "AMD64")
-        fix = ": pip install 'denoiser[cuda]'" if there_is_one else ""
+        fix = f": {CUDA_FIX}" if there_is_one else ""
         return f"this onnxruntime is built without CUDA{fix}"
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
@@ -381,7 +379,7 @@ def load_runtime() -> Any:
     except ImportError:
         found = False
     if not found:  # as when two distributions overwrote each other
-        fix = distribution_problem() or "in denoiser's folder, pip install --force-reinstall ."
+        fix = distribution_problem() or f"{IN_FOLDER} pip install --force-reinstall ."
         raise ModelError(f"onnxruntime cannot be loaded: {fix}")
     onnxruntime.disable_telemetry_events()  # of Windows, which does not heed the variable
     onnxruntime.set_default_logger_severity(4)
@@ -407,5 +405,5 @@ def distribution_problem() -> str | None:
         return None
     return (
         f"{' and '.join(present)} are installed together and break each other:"
-        f" pip uninstall {' '.join(present)}, then pip install denoiser"
+        f" pip uninstall {' '.join(present)}, then {IN_FOLDER} pip install ."
     )
