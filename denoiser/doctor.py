@@ -17,8 +17,7 @@ def denoiser() -> None:
 
 
 @denoiser.command()
-@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks of errors.")
-def models(verbose: bool) -> None:
+def models() -> None:
     """List the released models with their cards."""
     from denoiser import catalog
 
@@ -47,14 +46,12 @@ def _flat(value: object) -> str:
 @denoiser.command()
 @with_options(device_options)
 @click.option("-m", "--model", help="Model to try, as in denoise.")
-@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks of errors.")
 def doctor(
     device: str,
     require_gpu: bool,
     precision: Literal["auto", "fp32", "fp16"],
     threads: int,
     model: str | None,
-    verbose: bool,
 ) -> None:
     """Run one inference on each device, say which really ran and what is missing, in GIMP too."""
     import platform
