@@ -1,6 +1,7 @@
 """What is asked for, and how a picture is restored by it and written."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,8 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from denoiser import catalog, images, load_model, restore
+from denoiser import catalog, images, restore
+from denoiser.engine import CPU, Model, Precision
 from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import Format
 from denoiser.picture import Picture, as_rgb8
@@ -17,7 +19,9 @@ from denoiser.restore import Progress
 
 if TYPE_CHECKING:
     from denoiser.defects import Kind
-    from denoiser.engine import Model
+
+ROUNDING = 1e-5
+"""Of a noise level in [0, 1] units, as float32 and a model's metadata have it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Job:
             ArgumentError: They would.
         """
 
-    def fit(self, model: "Model") -> None:
+    def fit(self, model: Model) -> None:
         """Refuse a model that cannot do what is asked of any picture.
 
         Raises:
@@ -65,7 +69,7 @@ class Job:
         self,
         names: Sequence[str],
         pictures: Sequence[Picture],
-        model: "Model",
+        model: Model,
         progress: Progress | None = None,
     ) -> list[dict[str, Any]]:
         """Restore pictures in place.
@@ -114,7 +118,7 @@ class Denoising(Job):
         """Settings, as if nothing bounded memory: a run that goes on with less keeps the rest."""
         return super().settings(name) | {"tile_px": 0, "max_memory_mb": None}
 
-    def fit(self, model: "Model") -> None:
+    def fit(self, model: Model) -> None:
         """Refuse tiles that are too small for the model's context."""
         if self.tile_px:
             restore.check_tile(self.tile_px, model)
@@ -123,7 +127,7 @@ class Denoising(Job):
         self,
         names: Sequence[str],
         pictures: Sequence[Picture],
-        model: "Model",
+        model: Model,
         progress: Progress | None = None,
     ) -> list[dict[str, Any]]:
         """Denoise as one batch.
@@ -150,12 +154,12 @@ class Denoising(Job):
             for picture, level in zip(pictures, levels, strict=True)
         ]
 
-    def _report(self, picture: Picture, model: "Model", level: float) -> dict[str, Any]:
+    def _report(self, picture: Picture, model: Model, level: float) -> dict[str, Any]:
         """Tell what was done to a picture, given the noise level in [0, 1] units."""
         notes, sigma = list(picture.notes), self.sigma
         if sigma != "auto" and "sigma" not in model.contract.inputs:
             notes.append("the model takes no noise level: --sigma is not used")
-        elif sigma != "auto" and abs(sigma - level) > 1e-9:
+        elif sigma != "auto" and abs(sigma - level) > ROUNDING:
             notes.append(
                 f"the model was not trained for that noise: sigma {level * 255:.0f} is used"
             )
@@ -191,10 +195,8 @@ class Inpainting(Job):
 
     def settings(self, name: str) -> dict[str, Any]:
         """Settings, with the checksum of the mask, or of what finds it, in its place."""
-        mask = self._mask_of(name, self.mask) if self.mask else None
-        mask = catalog.find(task="detect") if self.detect else mask
-        sha256 = catalog.sha256_of(mask) if mask else None
-        settings = super().settings(name) | {"mask": sha256}
+        sha256 = catalog.sha256_of(self._mask_of(name, self.mask)) if self.mask else None
+        settings = super().settings(name) | {"mask": _finder_sha256() if self.detect else sha256}
         del settings["replace_masks"]
         return settings
 
@@ -214,7 +216,7 @@ class Inpainting(Job):
         self,
         names: Sequence[str],
         pictures: Sequence[Picture],
-        model: "Model",
+        model: Model,
         progress: Progress | None = None,
     ) -> list[dict[str, Any]]:
         """Fill the hole of one picture; alpha stays unless it is the mask.
@@ -232,7 +234,7 @@ class Inpainting(Job):
             path = self._mask_of(name, self.mask)
             mask = masks.from_picture(images.read(path), picture, str(path))
         elif self.detect:
-            finder = load_model(task="detect", device=model.device, threads=model.threads)
+            finder = _finder(model.device, model.precision, model.threads, model.provider)
             found = defects.find_defects(as_rgb8(picture), finder, self.detect)
             mask = found.astype(np.float32)
         else:
@@ -252,7 +254,7 @@ class Inpainting(Job):
         self,
         picture: Picture,
         mask: np.ndarray,
-        model: "Model",
+        model: Model,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Fill a picture's colours in place where a mask says; alpha stays.
@@ -321,14 +323,40 @@ class Inpainting(Job):
             if not mask.is_file():
                 raise InputError(f"no such mask: {mask}")
             return mask
-        stem = mask / Path(name).with_suffix("")
-        suffixes = [spelt for suffix in images.SUFFIXES for spelt in {suffix, suffix.upper()}]
-        found = [path for suffix in suffixes if (path := Path(f"{stem}{suffix}")).is_file()]
-        files = {path.stat().st_ino: path for path in found}  # a.png may also be a.PNG
-        if len(files) != 1:
-            many = "several masks" if files else "no mask"
+        folder, stem = (mask / name).parent, Path(name).stem
+        found = _by_stem(folder, folder.stat().st_mtime_ns).get(stem) if folder.is_dir() else None
+        if not found or len(found) > 1:
+            many = "several masks" if found else "no mask"
             raise InputError(f"{many} for {name} in {mask}")
         return found[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _by_stem(folder: Path, changed: int) -> dict[str, list[Path]]:
+    """Sort the pictures in a folder by stem; `changed`, its time, is there to ask again."""
+    found: dict[str, list[Path]] = {}
+    for path in folder.iterdir():
+        if path.suffix.lower() in images.SUFFIXES and path.is_file():
+            found.setdefault(path.stem, []).append(path)
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _finder(device: str, precision: Precision, threads: int, provider: str) -> Model:
+    """What finds defects, where and how a model that fills them runs."""
+    on_gpu = provider != CPU
+    return catalog.load(
+        task="detect",
+        device=device if on_gpu else "cpu",
+        require_gpu=on_gpu,
+        precision=precision,
+        threads=threads,
+    )
+
+
+@functools.cache
+def _finder_sha256() -> str:
+    return catalog.sha256_of(catalog.find(task="detect"))
 
 
 def _signature(mask: np.ndarray) -> tuple[bytes, bytes]:
@@ -345,7 +373,7 @@ def _is_our_mask(path: Path) -> bool:
     return _signature(picture.pixels) in picture.texts
 
 
-def facts(picture: Picture, model: "Model") -> dict[str, Any]:
+def facts(picture: Picture, model: Model) -> dict[str, Any]:
     """What every report tells."""
     return {
         "model": model.contract.name,

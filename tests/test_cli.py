@@ -406,6 +406,17 @@ def test_contradicting_options_are_refused(run_denoise, tmp_path):
     assert result.code == 1 and "--overwrite or --skip-existing" in result.err
 
 
+def test_a_noise_level_draws_a_warning_where_the_model_does_not_know_it_and_only_there(
+    run_denoise, noisy, tmp_path
+):
+    low = tmp_path / "low.onnx"
+    low.write_bytes(tiny_onnx(sigma_range="0.000000 0.235294"))  # 0 to 60, as cards round it
+    for level in (*range(61), 12.3, 61, 200):
+        done = run_denoise(noisy, tmp_path / "o.png", "--overwrite", "-m", low, "--sigma", level)
+        warned = "the model was not trained for that noise: sigma 60 is used" in done.err
+        assert done.code == 0 and warned == (level > 60), done.err
+
+
 def test_a_model_without_noise_level_says_that_sigma_is_not_used(run_denoise, tmp_path):
     blind = tmp_path / "blind.onnx"
     blind.write_bytes(tiny_onnx(inputs=("image",)))

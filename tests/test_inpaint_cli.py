@@ -160,14 +160,17 @@ def test_a_folder_with_masks(run_inpaint, mask, tmp_path, masks_are):
     assert (np.asarray(Image.open(tmp_path / "out" / "a.png")) == 255).all()
 
 
-def test_a_name_that_is_found_under_two_spellings_is_one_mask(run_inpaint, mask, tmp_path):
+def test_a_mask_is_found_however_its_suffix_is_spelt(run_inpaint, mask, tmp_path):
     for folder in ("in", "masks"):
         (tmp_path / folder).mkdir()
     Image.new("RGB", (64, 48), "white").save(tmp_path / "in" / "a.png")
-    for spelling in ("a.png", "a.PNG"):  # as where case is folded
-        (tmp_path / "masks" / spelling).hardlink_to(mask)
-    result = run_inpaint(tmp_path / "in", tmp_path / "masks", tmp_path / "out")
+    (tmp_path / "masks" / "a.Png").write_bytes(mask.read_bytes())
+    command = (tmp_path / "in", tmp_path / "masks", tmp_path / "out")
+    result = run_inpaint(*command)
     assert result.code == 0, result.err
+    (tmp_path / "masks" / "a.tif").write_bytes(mask.read_bytes())
+    result = run_inpaint(*command)
+    assert result.code == 4 and "several masks for a.png" in result.err
 
 
 def test_masks_inside_the_pictures_are_refused(run_inpaint, mask, tmp_path):
@@ -196,7 +199,7 @@ def test_masks_inside_the_pictures_are_refused(run_inpaint, mask, tmp_path):
 def red_is_a_scratch(monkeypatch) -> None:
     """Let the released detector take red for scratches and green for dust."""
     onnx = tiny_onnx(task="detect", inputs=("image",), outputs=("cover",))
-    monkeypatch.setattr(job, "load_model", lambda **_: Model(onnx, device="cpu"))
+    monkeypatch.setattr(job, "_finder", lambda *_: Model(onnx, device="cpu"))
 
 
 def test_defects_are_found_filled_and_their_mask_is_written(
