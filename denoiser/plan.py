@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import stat
+import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,9 +112,14 @@ def check_writable(folder: Path) -> None:
     Raises:
         OutputError: It is so.
     """
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    place = _nearest(folder)
     if not os.access(place, os.W_OK):
         raise OutputError(f"cannot write into {folder}: {place} is read-only")
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or that which exists in which it would be made."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def lie_within_each_other(one: Path, other: Path) -> bool:
@@ -177,4 +183,13 @@ def _part_clashes(plan: Plan, *, folds_case: bool) -> None:
 
 def _folds_case(out: Path) -> bool:
     """Whether the file system takes a.png and A.png for one file, where that can be seen."""
-    return (out / JOURNAL_FOLDER).exists() and (out / JOURNAL_FOLDER.upper()).exists()
+    if (out / JOURNAL_FOLDER).exists():
+        return (out / JOURNAL_FOLDER.upper()).exists()
+    try:
+        probe = Path(tempfile.mkdtemp(prefix=".denoise-", dir=_nearest(out)))
+    except OSError:
+        return False
+    try:
+        return probe.with_name(probe.name.upper()).exists()
+    finally:
+        probe.rmdir()
