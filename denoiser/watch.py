@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -77,7 +78,7 @@ class Watcher:
         self._waiting: dict[str, _Sighting] = {}
         self._settled: dict[str, str] = {}  # names with the stamp for which nothing is left to do
         self._obstructed: set[str] = set()  # names of those that failed while their output existed
-        self._told: set[str] = set()
+        self._told: set[str] = set()  # what was wrong with the folder when it was looked through
         self._counts = {"done": 0, "failed": 0}
         self._status = self.journal.folder / "status.json"
 
@@ -100,21 +101,23 @@ class Watcher:
         if not self.rules.poll_s:
             threading.Thread(target=self._listen, daemon=True).start()
         try:
+            full = False
             while not self.batch.stop.is_set():
-                self.wake.clear()
                 try:
                     ready, wait_s = self._look()
                     if ready:
                         self.batch.run(ready, conclude, begin, progress)
-                        self._told.clear()
+                        full = False
                         continue
                 except OutputError as error:
                     if not is_full(error):
                         raise
-                    self._tell_once(f"waiting: {error}")  # there may be room again
-                    wait_s = RETRY_S
+                    if not full:
+                        self.tell(f"waiting: {error}")  # there may be room again
+                    full, wait_s = True, RETRY_S
                 self._write_status("waiting")
                 self.wake.wait(wait_s)
+                self.wake.clear()
             for seen in self._waiting.values():
                 if seen.failure:
                     finished(seen.failure)
@@ -154,10 +157,12 @@ class Watcher:
             The pictures to be restored now, and the seconds until there may be others.
         """
         plan, now = self.find(), time.monotonic()
-        for name, why in plan.unreadable:
-            self._tell_once(f"cannot look into {name}: {why}")
-        for _, why in plan.clashes:
-            self._tell_once(why)
+        problems = [f"cannot look into {name}: {why}" for name, why in plan.unreadable]
+        problems += [why for _, why in plan.clashes]
+        for line in problems:
+            if line not in self._told:
+                self.tell(line)
+        self._told = set(problems)
         present = {}
         for item in plan.items:
             with contextlib.suppress(OSError):  # it has just vanished
@@ -266,11 +271,6 @@ class Watcher:
         self.journal.put(entry)
         return stamp
 
-    def _tell_once(self, line: str) -> None:
-        if line not in self._told:
-            self._told.add(line)
-            self.tell(line)
-
     def _write_status(self, state: str, current: str | None = None) -> None:
         """Say in a file how things stand, for others to look at."""
         status = {
@@ -321,7 +321,9 @@ def move_new(source: Path, target: Path) -> Path:
     part, stamp = source, stamp_of(source)
     try:
         if source.is_symlink() or not images.on_one_file_system(source, target.parent):
-            part = target.parent / f".denoise-{os.getpid()}.part"
+            # a name that is found again, should this be cut short
+            place = hashlib.sha256(os.fsencode(source.absolute())).hexdigest()
+            part = target.parent / f".denoise-{place[:16]}.part"
             shutil.copy2(source, part)
             with part.open("rb+") as file:
                 os.fsync(file.fileno())

@@ -336,10 +336,10 @@ class Stop(threading.Event):
 
 
 @contextlib.contextmanager
-def watcher(place, lines, looks=12, poll_s=0.01, **rules):
+def watcher(place, lines, looks=12, poll_s=0.01, format=None, **rules):
     """A watch in this process, over after some looks."""
     find = functools.partial(
-        make_plan, place / "in", place / "out", recursive=True, format=None, suffix=""
+        make_plan, place / "in", place / "out", recursive=True, format=format, suffix=""
     )
     with open_journal(place / "out") as journal:
         work = Batch(Model(place / "blur.onnx", device="cpu"), job.Denoising(), journal, Options())
@@ -379,6 +379,19 @@ def test_a_folder_that_cannot_be_read_for_a_moment_ends_nothing(place, monkeypat
         looking.run(results.append)
     assert [result.state for result in results] == ["done"]
     assert lines == ["cannot look into deep: Permission denied"]
+
+
+def test_a_clash_is_told_once_whatever_else_is_done(place):
+    for name in ("x.png", "x.bmp", "a.png"):
+        put(place / "in" / name)
+    results, lines = [], []
+    with watcher(place, lines, looks=40, format=images.format_of("x.png")) as looking:
+        looking.run(results.append)
+        assert len(results) == 2 and len(lines) == 1 and "would both become" in lines[0]
+        put(place / "in" / "b.png")
+        looking.batch.stop = Stop(40)
+        looking.run(results.append)
+    assert len(results) == 3 and len(lines) == 1
 
 
 def test_what_comes_before_the_system_tells_of_changes_is_seen(place, monkeypatch):
