@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from denoiser import __version__
-from denoiser.errors import ArgumentError, InputError, PartialError, explain
+from denoiser.errors import INTERRUPTED, ArgumentError, InputError, PartialError, explain
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from denoiser.plan import Item
 
 BAR_AFTER_S = 1.0
-INTERRUPTED = 130
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 Advance = Callable[[int, int], None]
 

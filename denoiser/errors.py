@@ -1,5 +1,7 @@
 """Exceptions, one per exit code, raised where the problem is understood, and told in one place."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 INTERNAL = 70
 """Exit code of an error that is ours."""
 
@@ -77,7 +79,7 @@ def explain(error: Exception, file: str = "") -> tuple[str, int]:
     if isinstance(error, DenoiserError):
         return text, error.exit_code
     if isinstance(error, MemoryError):
-        why = "out of memory: try a smaller picture, or smaller tiles (denoise --tile 512)"
+        why = "out of memory: try a smaller picture or, with denoise, --tile 512"
         return why, OutOfMemoryError.exit_code
     if isinstance(error, OSError):
         where = error.filename or file

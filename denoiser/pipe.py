@@ -13,8 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from denoiser import __version__, load_model
-from denoiser.console import INTERRUPTED
-from denoiser.errors import ArgumentError, DenoiserError
+from denoiser.errors import INTERRUPTED, ArgumentError, DenoiserError, InputError
 from denoiser.job import Denoising, Inpainting, facts
 from denoiser.picture import LARGEST_MP, Picture
 from denoiser.restore import Progress
@@ -145,13 +144,14 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
     Raises:
         ArgumentError: A request makes no sense; its sender was told.
+        MemoryError: There is no room for one; its sender was told.
     """
     client = _Client(source, sink)
     while True:
         try:
             request = client.next()
-        except ArgumentError as error:
-            client.tell({"error": str(error)})
+        except Exception as error:
+            client.tell({"error": _reason(error)})
             raise
         _answer(client, request)
 
@@ -173,15 +173,20 @@ def _answer(client: _Client, request: _Request) -> None:
         result, report = _restore(request, progress)
     except _Superseded:
         client.tell(reply | {"cancelled": True})
-    except (DenoiserError, MemoryError) as error:
-        client.tell(reply | {"error": str(error) or "not enough memory"})
     except Exception as error:  # the editor shall say more than "the engine died"
-        traceback.print_exc()
-        client.tell(reply | {"error": f"internal error: {error!r}"})
+        if not isinstance(error, DenoiserError | MemoryError):
+            traceback.print_exc()
+        client.tell(reply | {"error": _reason(error)})
     else:
         client.tell(reply | {"done": True} | report)
         for values in result:
             client.send(values)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return str(error) if isinstance(error, DenoiserError) else f"internal error: {error!r}"
 
 
 def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], dict[str, Any]]:
@@ -190,7 +195,7 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
     progress(0, 1)
     picture = Picture(pixels, header["mode"], "PNG")
     model = load_model(
-        header.get("model"), task=header["task"], device=header.get("device", "auto")
+        _text(header, "model"), task=header["task"], device=_text(header, "device") or "auto"
     )
     kept = _kept(header, pixels.shape)
     if request.mask is None:
@@ -224,6 +229,13 @@ def _number(header: dict[str, Any], key: str, default: float, most: float) -> fl
     return float(value)
 
 
+def _text(header: dict[str, Any], key: str) -> str | None:
+    value = header.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ArgumentError(f"{key} must be a text, not {value!r}")
+    return value
+
+
 def _kept(header: dict[str, Any], shape: tuple[int, ...]) -> tuple[slice, slice]:
     """Rows and columns that are to be sent back."""
     keep = header.get("keep", [0, 0, shape[1], shape[0]])
@@ -238,8 +250,11 @@ def serve_standard_streams() -> None:
     """Serve on standard input and output; whatever else prints goes to standard error.
 
     Raises:
-        ArgumentError: As `serve`.
+        InputError: Standard input is closed.
+        Exception: As `serve`.
     """
+    if sys.stdin is None:
+        raise InputError("standard input is closed")
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:

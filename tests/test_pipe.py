@@ -1,5 +1,6 @@
 """The engine on a pipe, as an editor uses it."""
 
+import io
 import json
 import re
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 from conftest import filling_onnx, minus_sigma_onnx
 
 import denoiser
+from denoiser import pipe
+from denoiser.errors import InputError
 from denoiser.pipe import PROTOCOL
 
 
@@ -110,6 +113,7 @@ def test_holes_are_filled_and_told(engine, tmp_path, rng):
         ({"strength": 2}, "strength must be a number from 0 to 1"),
         ({"keep": [0, 0, 99, 1]}, "keep must be"),
         ({"device": "abacus"}, "abacus"),
+        ({"device": ["cpu"]}, "device must be a text"),
     ],
 )
 def test_errors_are_told_and_the_engine_goes_on(engine, options, words):
@@ -117,6 +121,25 @@ def test_errors_are_told_and_the_engine_goes_on(engine, options, words):
     assert words in engine.ask(pixels, **{"model": "fast"} | options)["error"]
     assert engine.ask(pixels, model="fast")["done"]
     engine.read(pixels.shape, np.uint8)
+
+
+def test_a_request_that_does_not_fit_into_memory_is_answered(monkeypatch):
+    header = {"task": "denoise", "mode": "RGBA", "type": "float32", "width": 9, "height": 9}
+
+    def lack(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(pipe.np, "empty", lack)
+    sink = io.BytesIO()
+    with pytest.raises(MemoryError):
+        pipe.serve(io.BytesIO(json.dumps(header).encode() + b"\n"), sink)
+    assert json.loads(sink.getvalue().splitlines()[-1]) == {"error": "not enough memory"}
+
+
+def test_a_closed_standard_input_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="standard input is closed"):
+        pipe.serve_standard_streams()
 
 
 def test_a_newer_request_ends_the_one_before(engine, rng):
