@@ -239,6 +239,7 @@ class Batch:
             elif found.output_stamp and not self.options.overwrite:
                 _refuse_stranger(item, found)
             picture = images.read(data, str(item.source))
+            self.job.format_for(picture, item.target)  # before any work is done
         except Exception as error:
             return self._failed(item, error, entry)
         return _Work(item, picture, found, {"read": round(time.perf_counter() - started, 4)})

@@ -5,6 +5,7 @@ import io
 import logging
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any
@@ -29,6 +30,9 @@ _IPTC_RESOURCE = 0x0404
 _LONGEST_TEXT = 2**20  # bytes of a PNG's text, as Pillow reads it
 _XMP_SIDES = {b"PixelXDimension": b"PixelYDimension", b"ImageWidth": b"ImageLength"}
 _XMP_SIDES |= {other: side for side, other in _XMP_SIDES.items()}
+_XMP_POINTER = re.compile(rb'\s*xmpNote:HasExtendedXMP="[^"]*"')
+_XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
+_opening = threading.Lock()  # for Pillow's limit is one for all threads
 _TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -45,7 +49,7 @@ def decode(data: bytes) -> Picture:
 
         picture = tiff.decode(data)
     else:
-        with _pixel_limit(), Image.open(io.BytesIO(data)) as file:
+        with _open(data) as file:
             if file.format not in {format.name for format in FORMATS} | {"MPO"}:
                 raise UnidentifiedImageError
             check_size(*file.size)
@@ -73,15 +77,15 @@ def encode(picture: Picture, file: IO[bytes], format: Format, quality: int | Non
         _encode_8bit(picture, file, format, quality)
 
 
-@contextlib.contextmanager
-def _pixel_limit() -> Iterator[None]:
-    """Lift Pillow's own limit, which 100 megapixels would pass; ours is checked from the header."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Read a header without Pillow's own limit, which 100 megapixels pass; ours is checked then."""
+    with _opening:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            return Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
@@ -100,6 +104,9 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
         segments: list[tuple[str, bytes]] = file.applist  # type: ignore[attr-defined]
         picture.iptc = _iptc(segments)
         picture.comment = b"\n".join(text for kind, text in segments if kind == "COM") or None
+        if any(text.startswith(_XMP_EXTENSION) for _, text in segments):
+            picture.xmp = picture.xmp and _XMP_POINTER.sub(b"", picture.xmp)
+            picture.notes.append("its extended XMP is dropped")
     elif name == "WEBP":
         picture.encoding = {"lossless": b"VP8L" in _riff_chunks(data)}
     elif name == "PNG":
@@ -281,17 +288,6 @@ def _make_upright(picture: Picture) -> None:
             )
 
 
-@contextlib.contextmanager
-def _buffer_for(size: int) -> Iterator[None]:
-    """Give Pillow's JPEG writer room for a whole file: optimised ones are written in one piece."""
-    before = ImageFile.MAXBLOCK
-    ImageFile.MAXBLOCK = max(before, size)
-    try:
-        yield
-    finally:
-        ImageFile.MAXBLOCK = before
-
-
 class _WithoutDescriptor:
     """A file that Pillow cannot write past Python, which it would without noticing a full disk."""
 
@@ -335,8 +331,9 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
             info.add(kind, body)
     blocks = (picture.icc, picture.exif, picture.xmp, picture.iptc, picture.comment)
     metadata = sum(len(block or b"") for block in blocks)
-    with _buffer_for(4 * pixels.size + metadata + 65536):
-        image.save(_WithoutDescriptor(file), format.name, **options)  # type: ignore[arg-type]
+    room = 4 * pixels.size + metadata + 65536  # for an optimised JPEG, written in one piece
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, room)  # only grows, as other threads write, too
+    image.save(_WithoutDescriptor(file), format.name, **options)  # type: ignore[arg-type]
 
 
 def _photoshop_segment(iptc: bytes) -> bytes:

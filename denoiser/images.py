@@ -16,7 +16,17 @@ from denoiser import codecs
 from denoiser.errors import ArgumentError, DenoiserError, InputError, OutputError
 from denoiser.picture import FORMATS, Format, Picture, adapt, as_rgb8, white_of
 
-__all__ = ["FORMATS", "SUFFIXES", "Format", "Picture", "as_rgb8", "format_of", "read", "write"]
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "Format",
+    "Picture",
+    "as_rgb8",
+    "format_named",
+    "format_of",
+    "read",
+    "write",
+]
 
 _UMASK = os.umask(0)  # asked once: to ask is to set it, for all threads
 os.umask(_UMASK)
@@ -38,6 +48,11 @@ def format_of(path: Path | str) -> Format:
             return format
     known = ", ".join(format.suffixes[0] for format in FORMATS)
     raise ArgumentError(f"cannot write {path}: unknown format {suffix or '(none)'}; use {known}")
+
+
+def format_named(name: str) -> Format:
+    """Find the format of a `Picture.format`."""
+    return next(format for format in FORMATS if format.name == name)
 
 
 def read(source: Path | bytes, name: str = "standard input") -> Picture:
@@ -174,12 +189,18 @@ def on_one_file_system(one: Path, other: Path) -> bool:
 
 
 def rename_new(part: Path, target: Path) -> None:
-    """Give a file its name unless something has that name, at whatever moment it appeared."""
+    """Give a file its name unless something has that name, at whatever moment it appeared.
+
+    Only POSIX file systems without hard links leave a moment between looking and renaming.
+    """
     try:
-        target.hardlink_to(part)
-    except FileExistsError as error:
-        raise OutputError(f"{target} exists: give --overwrite to replace it") from error
-    except OSError:  # file systems without hard links
-        if target.exists():
-            raise OutputError(f"{target} exists: give --overwrite to replace it") from None
-        part.replace(target)
+        try:
+            target.hardlink_to(part)
+        except FileExistsError:
+            raise
+        except OSError:  # file systems without hard links
+            if target.exists():
+                raise FileExistsError from None
+            part.rename(target)
+    except FileExistsError:
+        raise OutputError(f"{target} exists: give --overwrite to replace it") from None

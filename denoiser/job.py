@@ -14,7 +14,7 @@ from denoiser import catalog, images, restore
 from denoiser.engine import CPU, Model, Precision
 from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import Format
-from denoiser.picture import Picture, as_rgb8
+from denoiser.picture import Picture, as_rgb8, check_side
 from denoiser.restore import Progress
 
 if TYPE_CHECKING:
@@ -85,15 +85,26 @@ class Job:
         """
         raise NotImplementedError
 
-    def write(self, picture: Picture, target: Path | IO[bytes], **options: Any) -> list[str]:
-        """Write a picture as `images.write` does with more options; returns what got lost."""
+    def format_for(self, picture: Picture, target: Path | IO[bytes]) -> Format:
+        """Choose the format of the output.
+
+        Raises:
+            ArgumentError: The name of `target` says none.
+            OutputError: The format cannot hold a picture as large.
+        """
         format = self.format
         if format is None and isinstance(target, Path):
             format = images.format_of(target)
+        format = format or images.format_named(picture.format)
+        check_side(picture, format)
+        return format
+
+    def write(self, picture: Picture, target: Path | IO[bytes], **options: Any) -> list[str]:
+        """Write a picture as `images.write` does with more options; returns what got lost."""
         return images.write(
             picture,
             target,
-            format or next(known for known in images.FORMATS if known.name == picture.format),
+            self.format_for(picture, target),
             quality=self.quality,
             depth=self.depth,
             strip_metadata=self.strip_metadata,
@@ -302,10 +313,9 @@ class Inpainting(Job):
             except OSError as error:
                 raise OutputError(f"cannot make {path.parent}: {error.strerror}") from error
         grey = np.rint(255 * hole).astype(np.uint8)[..., None]
-        png = next(known for known in images.FORMATS if known.name == "PNG")
         mask = Picture(grey, "L", "PNG", texts=[_signature(grey)])
         overwrite = self.replace_masks or _is_our_mask(path)
-        images.write(mask, path, png, overwrite=overwrite)
+        images.write(mask, path, images.format_named("PNG"), overwrite=overwrite)
 
     def _mask_out_of(self, name: str) -> Path:
         assert self.mask_out

@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import io
+import struct
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageCms
 
-from denoiser.errors import InputError
+from denoiser.errors import InputError, OutputError
 
 Mode = Literal["L", "LA", "RGB", "RGBA", "CMYK"]
 
@@ -22,6 +23,12 @@ METADATA = {
     "texts": "texts of a PNG",
 }
 """What a picture may carry, as `Format.metadata` and `Picture` name it, and what people call it."""
+SRGB = {
+    b"gAMA": struct.pack(">I", 45455),
+    b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+    b"cICP": b"\1\x0d\0\1",
+}
+"""Chunks of a PNG that say no more than that its colours are those of sRGB (PNG 3, 11.3.2)."""
 LARGEST_MP = 300
 """Larger pictures are taken for decompression bombs."""
 LARGEST_FLOAT = 4.0
@@ -41,6 +48,8 @@ class Format:
     metadata: tuple[str, ...] = ("icc", "exif", "xmp")
     cmyk: bool = False
     lossy: bool = False
+    longest_side: int = 2**31 - 1
+    """Pixels."""
     longest_block: int = 2**31
     """Largest EXIF, XMP or IPTC block, or comment, in bytes."""
 
@@ -54,6 +63,7 @@ FORMATS = (
         metadata=("icc", "exif", "xmp", "dpi", "iptc", "comment"),
         cmyk=True,
         lossy=True,
+        longest_side=65_500,
         longest_block=65_000 - 29,
     ),
     Format(
@@ -63,8 +73,8 @@ FORMATS = (
         metadata=("icc", "exif", "xmp", "dpi", "iptc"),
         cmyk=True,
     ),
-    Format("WEBP", (".webp",), grey=False, lossy=True),
-    Format("AVIF", (".avif",), exact_alpha=False, grey=False, lossy=True),
+    Format("WEBP", (".webp",), grey=False, lossy=True, longest_side=16_383),
+    Format("AVIF", (".avif",), exact_alpha=False, grey=False, lossy=True, longest_side=65_536),
     Format("BMP", (".bmp",), alpha=False, metadata=("dpi",)),
 )
 
@@ -144,9 +154,32 @@ def adapt(
     elif changes.get("icc", picture.icc) and mode.startswith("RGB") and _is_grey(picture.icc):
         changes["icc"] = None
         lost.append("a grey ICC profile")
+    if format.name != "PNG" and not changes.get("icc", picture.icc):
+        lost += _other_colours(picture.png_chunks)
     if lost:
         notes.append(f"{format.name} cannot hold {', '.join(lost)}: dropped")
     return dataclasses.replace(picture, **changes), notes
+
+
+def _other_colours(chunks: dict[bytes, bytes]) -> list[str]:
+    """Name the chunks of a PNG by which its colours are not those of sRGB."""
+    deciding = [b"cICP"] if b"cICP" in chunks else [] if b"sRGB" in chunks else [b"gAMA", b"cHRM"]
+    others = [kind.decode() for kind in deciding if chunks.get(kind, SRGB[kind]) != SRGB[kind]]
+    return [f"the colours of a PNG's {' and '.join(others)}"] if others else []
+
+
+def check_side(picture: Picture, format: Format) -> None:
+    """Refuse a picture that is too long or too wide for a format, before any work is done.
+
+    Raises:
+        OutputError: It is.
+    """
+    longest = max(picture.pixels.shape[:2])
+    if longest > format.longest_side:
+        raise OutputError(
+            f"{format.name} holds {format.longest_side} pixels a side, not {longest}:"
+            " choose PNG or TIFF"
+        )
 
 
 def _adapt_pixels(

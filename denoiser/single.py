@@ -51,6 +51,7 @@ def process(
         return
     watch = Stopwatch()
     picture = images.read(read_stdin() if source == "-" else Path(source))
+    job.format_for(picture, out or sys.stdout.buffer)  # before any work is done
     watch.lap("read")
     model = load()
     job.fit(model)

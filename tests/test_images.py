@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from denoiser import codecs, exif
 from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import FORMATS, Picture, format_of, read, write
+from denoiser.picture import adapt, check_side
 
 PNG, JPEG, TIFF, WEBP, AVIF, BMP = FORMATS
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
@@ -438,6 +439,45 @@ def test_png_colour_chunks_are_kept(tmp_path):
     for depth in ("8", "16"):
         found, _ = through_file(read(path), PNG, tmp_path, depth=depth)
         assert found.png_chunks[b"gAMA"] == body
+
+
+@pytest.mark.parametrize(
+    ("chunks", "lost"),
+    [
+        ({b"gAMA": struct.pack(">I", 45455)}, None),
+        ({b"gAMA": struct.pack(">I", 100000)}, "gAMA"),
+        ({b"gAMA": struct.pack(">I", 100000), b"sRGB": b"\0"}, None),
+        ({b"cICP": b"\x09\x10\0\1", b"sRGB": b"\0"}, "cICP"),
+    ],
+)
+def test_colours_that_only_a_png_can_describe_are_missed(chunks, lost):
+    picture = full_picture("RGB", "uint8", None, png_chunks=chunks)
+    for format in (JPEG, PNG):
+        _, notes = adapt(picture, format, "keep", strip_metadata=False)
+        told = f"the colours of a PNG's {lost}"
+        assert any(told in note for note in notes) == (lost is not None and format is JPEG)
+
+
+def test_extended_xmp_is_missed(tmp_path):
+    packet = XMP.replace(b"tiff:Orientation", b'xmpNote:HasExtendedXMP="AB12" tiff:Orientation')
+    namespace = b"http://ns.adobe.com/xmp/extension/\0"
+    segment = b"\xff\xe1" + struct.pack(">H", len(namespace) + 42) + namespace + 40 * b"x"
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(path, xmp=packet, extra=segment)
+    picture = read(path)
+    assert picture.notes == ["its extended XMP is dropped"]
+    assert picture.xmp == packet.replace(b' xmpNote:HasExtendedXMP="AB12"', b"")
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
+def test_a_format_is_known_to_hold_so_many_pixels_a_side_and_no_more(format):
+    for side in (16384, 65501, 65537):
+        picture = Picture(np.zeros((1, side, 3), np.uint8), "RGB", "PNG")
+        if side > format.longest_side:
+            with pytest.raises(OutputError, match=f"{format.longest_side} pixels a side"):
+                check_side(picture, format)
+        else:
+            write(picture, io.BytesIO(), format)
 
 
 def test_further_pages_are_mentioned(tmp_path):
