@@ -21,7 +21,7 @@ from denoiser.errors import InputError, OutputError, explain
 from denoiser.images import Picture
 from denoiser.job import Job
 from denoiser.journal import DONE, FAILED, WRITING, Entry, Journal, stamp_of
-from denoiser.plan import Item
+from denoiser.plan import Item, Options
 
 MOST_AHEAD = 8
 LARGEST_AHEAD_BYTES = 600_000_000
@@ -31,18 +31,6 @@ LARGEST_STACK_PX = 4_000_000
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FATAL = FULL | {errno.EROFS}
 """Errors of the output folder after which the next picture would fail as well."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How to deal with what exists, and with what fails."""
-
-    overwrite: bool = False
-    """Do everything again and replace whatever stands in the way."""
-    skip_existing: bool = False
-    """Leave every picture alone whose output exists."""
-    fail_fast: bool = False
-    """Stop at the first picture that fails."""
 
 
 @dataclasses.dataclass
@@ -96,7 +84,6 @@ class Batch:
         journal: Journal,
         options: Options,
         *,
-        stop: threading.Event | None = None,
         seen: Callable[[Item, np.ndarray, Picture], None] | None = None,
     ) -> None:
         """Prepare.
@@ -106,12 +93,13 @@ class Batch:
             job: What is asked for, the same for all.
             journal: That of the output folder.
             options: How to deal with what exists, and with what fails.
-            stop: Once it is set, pictures that are being restored or written are finished, no more
-                are begun.
             seen: Told the pixels of each picture before, and it after, for the price of a copy.
         """
         self.model, self.job, self.journal = model, job, journal
-        self.options, self.seen, self.stop = options, seen, stop or threading.Event()
+        self.options, self.seen = options, seen
+        self.stop = threading.Event()
+        """Once it is set, pictures that are being restored or written are finished, no more are
+        begun."""
         self.threads = 1 if model.provider == CPU else max(2, min(4, os.cpu_count() or 1))
 
     def run(

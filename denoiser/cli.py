@@ -1,26 +1,14 @@
 """The commands `denoise` and `denoiser`."""
 
-import functools
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import click
 
-from denoiser.console import (
-    Show,
-    device_options,
-    folder_options,
-    is_folder,
-    refuse_both,
-    refuse_nameless,
-    refuse_without_folder,
-    run,
-    showing_options,
-    with_options,
-    writing_options,
-)
+from denoiser.console import run
 from denoiser.doctor import denoiser
 from denoiser.errors import ArgumentError
+from denoiser.options import Number, Shared, shared_options
 
 ON_SUCCESS = ("keep", "delete")
 
@@ -64,12 +52,11 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
 )
 @click.option(
     "--strength",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=1.0,
     show_default=True,
     help="How much of the noise to remove.",
 )
-@with_options(device_options)
 @click.option(
     "-t",
     "--tile",
@@ -85,20 +72,18 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     metavar="MB",
     help="Choose tiles so that about this much memory is used.",
 )
-@with_options(writing_options)
-@with_options(folder_options)
 @click.option("-w", "--watch", is_flag=True, help="Go on: restore what comes into IN.")
 @click.option(
     "--settle",
     "settle_s",
-    type=click.FloatRange(0),
+    type=Number(0),
     metavar="SECONDS",
     help="Watching: how long a picture must stand still before it is taken.  [default: 2]",
 )
 @click.option(
     "--poll",
     "poll_s",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     metavar="SECONDS",
     help="Watching: look every so often, for network shares that tell of no changes.",
 )
@@ -111,37 +96,20 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     help="Watching: what becomes of an original when its result is safely written; none is deleted"
     " whose result comes with a warning.",
 )
-@with_options(showing_options)
+@shared_options
 def denoise(
     source: str,
     target: str,
     model: str | None,
     sigma: float | Literal["auto"],
     strength: float,
-    device: str,
-    require_gpu: bool,
-    precision: Literal["auto", "fp32", "fp16"],
-    threads: int,
     tile_px: int,
     max_memory_mb: int | None,
-    format_name: str | None,
-    quality: int | None,
-    bit_depth: Literal["keep", "8", "16"],
-    suffix: str,
-    overwrite: bool,
-    skip_existing: bool,
-    strip_metadata: bool,
-    recursive: bool,
-    fail_fast: bool,
-    sheet_path: Path | None,
     watch: bool,
     settle_s: float | None,
     poll_s: float | None,
     on_success: str,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
+    shared: Shared,
 ) -> None:
     """Remove the noise from picture IN and write it to OUT; - is standard input or output.
 
@@ -149,17 +117,7 @@ def denoise(
     is left. OUT keeps the depth, transparency, colour profile, EXIF, XMP and resolution of IN, in
     the format that its name says. IN is not touched, unless --on-success asks for it.
     """
-    of_folder = is_folder(source)
-    if not of_folder:
-        refuse_without_folder(
-            source,
-            recursive=recursive,
-            fail_fast=fail_fast,
-            report=sheet_path,
-            watch=watch,
-        )
-    refuse_nameless(target)
-    refuse_both(overwrite=overwrite, skip_existing=skip_existing)
+    shared.check(source, target, watch=watch)
     needs_watch = {
         "--settle": settle_s is not None,
         "--poll": poll_s is not None,
@@ -168,53 +126,27 @@ def denoise(
     for name, given in needs_watch.items():
         if given and not watch:
             raise ArgumentError(f"{name} goes with --watch")
-    if watch and fail_fast:
+    if watch and shared.fail_fast:
         raise ArgumentError("--watch goes on whatever fails: leave out --fail-fast")
 
-    from denoiser import batch, catalog, folder, single
-    from denoiser import watch as watching
     from denoiser.job import Denoising
+    from denoiser.watch import Rules
 
     job = Denoising(
         sigma=sigma,
         strength=strength,
         tile_px=tile_px,
         max_memory_mb=max_memory_mb,
-        format=single.forced_format(format_name),
-        quality=quality,
-        depth=bit_depth,
-        strip_metadata=strip_metadata,
+        **shared.writing(),
     )
-    load = functools.partial(
-        catalog.load,
-        model,
-        device=device,
-        require_gpu=require_gpu,
-        precision=precision,
-        threads=threads,
-    )
-    show = Show(dry_run=dry_run, as_json=as_json, quiet=quiet, verbose=verbose)
-    if not of_folder:
-        existing = single.Options(suffix, overwrite=overwrite, skip_existing=skip_existing)
-        single.process(source, target, job, load, existing, show)
-        return
     archive = on_success.partition(":")[2]
-    folder.process(
-        folder.Places(Path(source), Path(target), recursive=recursive, suffix=suffix),
-        job,
-        load,
-        batch.Options(overwrite=overwrite, skip_existing=skip_existing, fail_fast=fail_fast),
-        show,
-        sheet_path=sheet_path,
-        rules=watching.Rules(
-            settle_s=watching.Rules.settle_s if settle_s is None else settle_s,
-            poll_s=poll_s or 0.0,
-            delete=on_success == "delete",
-            archive=Path(archive) if archive else None,
-        )
-        if watch
-        else None,
+    rules = Rules(
+        settle_s=Rules.settle_s if settle_s is None else settle_s,
+        poll_s=poll_s or 0.0,
+        delete=on_success == "delete",
+        archive=Path(archive) if archive else None,
     )
+    shared.process(source, target, job, model, rules if watch else None)
 
 
 def denoise_main() -> NoReturn:

@@ -1,184 +1,30 @@
-"""What commands share: options, lines and bars on stderr, errors that become exit codes."""
+"""What a person is told: lines and bars on stderr, errors that become exit codes."""
 
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import signal
-import stat
 import sys
 import time
 import traceback
 import unicodedata
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from denoiser import __version__
-from denoiser.errors import INTERRUPTED, ArgumentError, InputError, PartialError, explain
+from denoiser.errors import INTERRUPTED, ArgumentError, PartialError, explain
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from denoiser.batch import Result
     from denoiser.plan import Item
+    from denoiser.restore import Progress as Callback
 
 BAR_AFTER_S = 1.0
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-Advance = Callable[[int, int], None]
-
-
-def _no_path(_: click.Context, __: click.Parameter, text: str) -> str:
-    if set(text) & {"/", "\\", "\0"}:
-        raise click.BadParameter(f"{text!r} is no part of a file name")
-    return text
-
-
-device_options = [
-    click.option(
-        "--device",
-        default="auto",
-        metavar="auto|cpu|cuda[:N]",
-        show_default=True,
-        help="Where to compute; auto takes a GPU if one works.",
-    ),
-    click.option("--require-gpu", is_flag=True, help="Fail (exit code 6) rather than use the CPU."),
-    click.option(
-        "--precision",
-        type=click.Choice(["auto", "fp32", "fp16"]),
-        default="auto",
-        show_default=True,
-        help="auto computes in fp16 on a GPU, in fp32 on a CPU.",
-    ),
-    click.option(
-        "--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 = all cores."
-    ),
-]
-writing_options = [
-    click.option(
-        "--format",
-        "format_name",
-        metavar="NAME",
-        help="png, jpg, tif, webp, avif or bmp, instead of what OUT's name says.",
-    ),
-    click.option(
-        "--quality",
-        type=click.IntRange(1, 100),
-        help="Default: of JPEG as the JPEG that was read, else 95; of WebP and AVIF 90.",
-    ),
-    click.option(
-        "--bit-depth",
-        type=click.Choice(["keep", "8", "16"]),
-        default="keep",
-        show_default=True,
-        help="Bits per channel of OUT.",
-    ),
-    click.option(
-        "--strip-metadata", is_flag=True, help="Leave out EXIF, XMP, IPTC, comments and DPI."
-    ),
-    click.option(
-        "--suffix",
-        default="",
-        callback=_no_path,
-        help="Added to the file's stem when OUT is a folder.",
-    ),
-    click.option("--overwrite", is_flag=True, help="Replace what exists; do again what is done."),
-    click.option("--skip-existing", is_flag=True, help="Do nothing where the output exists."),
-]
-folder_options = [
-    click.option(
-        "-r", "--recursive", is_flag=True, help="Walk folders in IN; OUT mirrors the tree."
-    ),
-    click.option("--fail-fast", is_flag=True, help="Stop at the first picture of IN that fails."),
-    click.option(
-        "--report",
-        "sheet_path",
-        type=click.Path(path_type=Path),
-        metavar="FILE.html",
-        help="Contact sheet of the pictures of IN that changed most.",
-    ),
-]
-showing_options = [
-    click.option("--dry-run", is_flag=True, help="Say what would be done."),
-    click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each picture."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-    click.option(
-        "-v", "--verbose", is_flag=True, help="Print timings too, and tracebacks of errors."
-    ),
-    click.version_option(__version__),
-]
-
-
-def with_options(options: list[Callable[..., Any]]) -> Callable[..., Any]:
-    """Apply several click options to a command."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def is_folder(source: str) -> bool:
-    """Say whether IN is a folder.
-
-    Raises:
-        InputError: That cannot be found out.
-    """
-    status = look_up(source) if source not in ("", "-") else None
-    return status is not None and stat.S_ISDIR(status.st_mode)
-
-
-def look_up(name: str) -> os.stat_result | None:
-    """Look a file or folder up; None if there is none.
-
-    Raises:
-        InputError: That cannot be found out.
-    """
-    try:
-        return os.stat(name)  # noqa: PTH116, Path.exists() hides errors from Python 3.14 on
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror}") from error
-
-
-def refuse_nameless(target: str) -> None:
-    """Refuse an OUT that is empty, as an unset variable leaves it: it would be where one is.
-
-    Raises:
-        ArgumentError: It is.
-    """
-    if not target:
-        raise ArgumentError("OUT is an empty name")
-
-
-def refuse_both(*, overwrite: bool, skip_existing: bool) -> None:
-    """Refuse options that contradict each other.
-
-    Raises:
-        ArgumentError: Both were given.
-    """
-    if overwrite and skip_existing:
-        raise ArgumentError("--overwrite or --skip-existing: give one of them")
-
-
-def refuse_without_folder(source: str, **options: object) -> None:
-    """Refuse options that only make sense if IN is a folder; names have _ for -.
-
-    Raises:
-        InputError: One of them was given, and `source` does not exist.
-        ArgumentError: One of them was given.
-    """
-    for name, given in options.items():
-        if given and source != "-" and not Path(source).exists():
-            raise InputError(f"no such folder: {source}")
-        if given:
-            raise ArgumentError(f"--{name.replace('_', '-')}: IN is no folder")
 
 
 def say(line: str) -> None:
@@ -316,7 +162,7 @@ def _bar(*columns: Any) -> "Progress":
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, *, enabled: bool) -> Iterator[Advance | None]:
+def progress_bar(title: str, *, enabled: bool) -> Iterator["Callback | None"]:
     """Give a callback that shows a bar on a terminal once work has taken a second."""
     if not enabled or not _on_terminal():
         yield None

@@ -6,8 +6,8 @@ from typing import Literal
 import click
 
 from denoiser import __version__
-from denoiser.console import device_options, with_options
 from denoiser.errors import DeviceError, InputError
+from denoiser.options import device_options, with_options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

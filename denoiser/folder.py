@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from denoiser import watch
-from denoiser.batch import Batch, Options, Result
+from denoiser.batch import Batch, Result
 from denoiser.console import FolderView, Show, say
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
@@ -18,6 +18,7 @@ from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
 from denoiser.plan import (
     Item,
+    Options,
     Plan,
     check_apart,
     check_writable,

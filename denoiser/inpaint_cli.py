@@ -1,26 +1,13 @@
 """The command `inpaint`."""
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 
-from denoiser.console import (
-    Show,
-    device_options,
-    folder_options,
-    is_folder,
-    look_up,
-    refuse_both,
-    refuse_nameless,
-    refuse_without_folder,
-    run,
-    showing_options,
-    with_options,
-    writing_options,
-)
+from denoiser.console import run
 from denoiser.errors import ArgumentError, InputError, OutputError
+from denoiser.options import Number, Shared, look_up, shared_options
 
 if TYPE_CHECKING:
     from denoiser.defects import Kind
@@ -128,7 +115,7 @@ def check_mask(name: str, source: str, target: str) -> Path:
 @click.option(
     "--feather",
     "feather_px",
-    type=click.FloatRange(0, 1000),
+    type=Number(0, 1000),
     default=0.0,
     metavar="PIXELS",
     help="Blend over so many pixels inside the hole.",
@@ -148,10 +135,7 @@ def check_mask(name: str, source: str, target: str) -> Path:
     metavar="NAME|FILE",
     help="A released model, or a path to an .onnx file.  [default: inpaint]",
 )
-@with_options(device_options)
-@with_options(writing_options)
-@with_options(folder_options)
-@with_options(showing_options)
+@shared_options
 def inpaint(
     paths: tuple[str, ...],
     mask_from: Literal["file", "alpha"],
@@ -163,24 +147,7 @@ def inpaint(
     feather_px: float,
     grain_share: float,
     model: str | None,
-    device: str,
-    require_gpu: bool,
-    precision: Literal["auto", "fp32", "fp16"],
-    threads: int,
-    format_name: str | None,
-    quality: int | None,
-    bit_depth: Literal["keep", "8", "16"],
-    strip_metadata: bool,
-    suffix: str,
-    overwrite: bool,
-    skip_existing: bool,
-    recursive: bool,
-    fail_fast: bool,
-    sheet_path: Path | None,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
+    shared: Shared,
 ) -> None:
     """Fill the white parts of MASK in picture IN and write it to OUT.
 
@@ -195,61 +162,38 @@ def inpaint(
     if len(paths) != wanted:
         raise ArgumentError(f"give {'IN MASK OUT' if wanted == 3 else 'IN OUT'}")
     source, target = paths[0], paths[-1]
-    of_folder = is_folder(source)
-    if not of_folder:
-        refuse_without_folder(source, recursive=recursive, fail_fast=fail_fast, report=sheet_path)
-    refuse_nameless(target)
-    refuse_both(overwrite=overwrite, skip_existing=skip_existing)
+    of_folder = shared.check(source, target)
     mask = check_mask(paths[1], source, target) if wanted == 3 else None
     if mask_from == "alpha" and feather_px:
         raise ArgumentError("--feather would let invisible colours be seen: not with --mask alpha")
 
-    from denoiser import batch, catalog, folder, single
     from denoiser.job import Inpainting
     from denoiser.plan import check_writable
+    from denoiser.single import resolve_target
 
-    format = single.forced_format(format_name)
+    writing = shared.writing()
     if mask_out:
-        out = Path(target) if of_folder else single.resolve_target(source, target, suffix, format)
-        check_mask_out(mask_out, Path(source), mask, out or Path(target))
+        out = Path(target)
+        if not of_folder:
+            out = resolve_target(source, target, shared.suffix, writing["format"]) or out
+        check_mask_out(mask_out, Path(source), mask, out)
         check_writable(mask_out if of_folder else mask_out.parent)
-        if mask_out.exists() and not (of_folder or overwrite or skip_existing):
+        if mask_out.exists() and not (of_folder or shared.overwrite or shared.skip_existing):
             raise OutputError(f"{mask_out} exists: give --overwrite to replace it")
     job = Inpainting(
-        format=format,
-        quality=quality,
-        depth=bit_depth,
-        strip_metadata=strip_metadata,
         mask=mask,
         detect=detect,
         mask_out=mask_out,
-        replace_masks=overwrite,
+        replace_masks=shared.overwrite,
         is_folder=of_folder,
         invert=invert_mask,
         soft=soft,
         dilate_px=dilate_px,
         feather_px=feather_px,
         grain_share=grain_share,
+        **writing,
     )
-    load = functools.partial(
-        catalog.load,
-        model,
-        task=job.task,
-        device=device,
-        require_gpu=require_gpu,
-        precision=precision,
-        threads=threads,
-    )
-    show = Show(dry_run=dry_run, as_json=as_json, quiet=quiet, verbose=verbose)
-    if of_folder:
-        places = folder.Places(Path(source), Path(target), recursive=recursive, suffix=suffix)
-        existing = batch.Options(
-            overwrite=overwrite, skip_existing=skip_existing, fail_fast=fail_fast
-        )
-        folder.process(places, job, load, existing, show, sheet_path=sheet_path)
-    else:
-        options = single.Options(suffix, overwrite=overwrite, skip_existing=skip_existing)
-        single.process(source, target, job, load, options, show)
+    shared.process(source, target, job, model)
 
 
 def inpaint_main() -> NoReturn:

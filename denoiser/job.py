@@ -14,7 +14,7 @@ from denoiser import catalog, images, restore
 from denoiser.engine import CPU, Model, Precision
 from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import Format
-from denoiser.picture import Picture, as_rgb8, check_side
+from denoiser.picture import Picture, as_rgb8
 from denoiser.restore import Progress
 
 if TYPE_CHECKING:
@@ -96,7 +96,13 @@ class Job:
         if format is None and isinstance(target, Path):
             format = images.format_of(target)
         format = format or images.format_named(picture.format)
-        check_side(picture, format)
+        longest = max(picture.pixels.shape[:2])
+        if longest > format.longest_side:
+            name = target if isinstance(target, Path) else "standard output"
+            raise OutputError(
+                f"cannot write {name}: {format.name} holds {format.longest_side} pixels a side,"
+                f" not {longest}: choose PNG or TIFF"
+            )
         return format
 
     def write(self, picture: Picture, target: Path | IO[bytes], **options: Any) -> list[str]:

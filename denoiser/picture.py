@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageCms
 
-from denoiser.errors import InputError, OutputError
+from denoiser.errors import InputError
 
 Mode = Literal["L", "LA", "RGB", "RGBA", "CMYK"]
 
@@ -166,20 +166,6 @@ def _other_colours(chunks: dict[bytes, bytes]) -> list[str]:
     deciding = [b"cICP"] if b"cICP" in chunks else [] if b"sRGB" in chunks else [b"gAMA", b"cHRM"]
     others = [kind.decode() for kind in deciding if chunks.get(kind, SRGB[kind]) != SRGB[kind]]
     return [f"the colours of a PNG's {' and '.join(others)}"] if others else []
-
-
-def check_side(picture: Picture, format: Format) -> None:
-    """Refuse a picture that is too long or too wide for a format, before any work is done.
-
-    Raises:
-        OutputError: It is.
-    """
-    longest = max(picture.pixels.shape[:2])
-    if longest > format.longest_side:
-        raise OutputError(
-            f"{format.name} holds {format.longest_side} pixels a side, not {longest}:"
-            " choose PNG or TIFF"
-        )
 
 
 def _adapt_pixels(

@@ -27,6 +27,18 @@ SYSTEM_NAMES = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
+class Options:
+    """How to deal with what exists, and with what fails."""
+
+    overwrite: bool = False
+    """Do everything again and replace whatever stands in the way."""
+    skip_existing: bool = False
+    """Leave every picture alone whose output exists."""
+    fail_fast: bool = False
+    """Stop at the first picture that fails."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Item:
     """A picture to restore."""
 

@@ -1,6 +1,5 @@
 """One picture for a person: files or pipes, what exists, what is told about it."""
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,33 +10,38 @@ from denoiser.console import Show, Stopwatch, progress_bar
 from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import Format
 from denoiser.job import Job
-from denoiser.plan import check_writable
+from denoiser.plan import Options, check_writable
 
 if TYPE_CHECKING:
     from denoiser.engine import Model
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Where to write, and how to deal with what exists."""
-
-    suffix: str = ""
-    overwrite: bool = False
-    skip_existing: bool = False
-
-
 def process(
     source: str,
     target: str,
+    suffix: str,
     job: Job,
     load: Callable[[], "Model"],
     options: Options,
     show: Show,
 ) -> None:
-    """Restore one picture; `source` and `target` may be `-`."""
+    """Restore one picture.
+
+    Args:
+        source: A file, or `-` for standard input.
+        target: A file, a folder, or `-` for standard output.
+        suffix: Added to the stem if `target` is a folder.
+        job: What is asked for.
+        load: Loads the model.
+        options: How to deal with what exists.
+        show: What is told.
+
+    Raises:
+        DenoiserError: What goes wrong, as the functions that are called.
+    """
     if target == "-" and show.as_json:
         raise ArgumentError("--json and OUT - would both write to standard output")
-    out = resolve_target(source, target, options.suffix, job.format)
+    out = resolve_target(source, target, suffix, job.format)
     names = {"input": source, "output": str(out or "standard output")}
     told = names | ({"dry_run": True} if show.dry_run else {})
     if out and out.exists() and not options.overwrite:

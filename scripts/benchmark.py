@@ -28,13 +28,13 @@ from page import around, fill, table
 from PIL import Image
 
 from denoiser import catalog, restore
-from denoiser.batch import Batch, Options
+from denoiser.batch import Batch
 from denoiser.console import run, say
 from denoiser.engine import CPU, Model
 from denoiser.images import read
 from denoiser.job import Denoising
 from denoiser.journal import open_journal
-from denoiser.plan import make_plan
+from denoiser.plan import Options, make_plan
 
 Denoisers = dict[str, peers.Denoiser]
 Contestants = dict[str, tuple[peers.Denoiser, float | None]]

@@ -20,7 +20,7 @@ from PIL import Image
 from denoiser import batch, job
 from denoiser.engine import Model
 from denoiser.journal import Journal, open_journal
-from denoiser.plan import make_plan
+from denoiser.plan import Options, make_plan
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
 
@@ -287,10 +287,10 @@ def test_pictures_of_one_kind_go_together_where_that_helps(folder, tmp_path, rng
             monkeypatch.setattr(
                 model, "run", lambda *a, run=run: sizes.append(len(a[0])) or run(*a)
             )
-        plan = make_plan(folder, tmp_path / out, recursive=True, format=None, suffix="")
+        found = make_plan(folder, tmp_path / out, recursive=True, format=None, suffix="")
         with open_journal(tmp_path / out) as journal:
-            work = batch.Batch(model, job.Denoising(), journal, batch.Options())
-            slowly = iter(plan.items)
+            work = batch.Batch(model, job.Denoising(), journal, Options())
+            slowly = iter(found.items)
             work.run(slowly, lambda result: None, lambda item: time.sleep(0.3))
         results[out] = outputs(tmp_path / out)
     assert max(sizes) > 1 and sum(sizes) == 6

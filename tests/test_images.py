@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from denoiser import codecs, exif
 from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import FORMATS, Picture, format_of, read, write
-from denoiser.picture import adapt, check_side
+from denoiser.job import Job
+from denoiser.picture import adapt
 
 PNG, JPEG, TIFF, WEBP, AVIF, BMP = FORMATS
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
@@ -475,7 +476,7 @@ def test_a_format_is_known_to_hold_so_many_pixels_a_side_and_no_more(format):
         picture = Picture(np.zeros((1, side, 3), np.uint8), "RGB", "PNG")
         if side > format.longest_side:
             with pytest.raises(OutputError, match=f"{format.longest_side} pixels a side"):
-                check_side(picture, format)
+                Job(format=format).format_for(picture, io.BytesIO())
         else:
             write(picture, io.BytesIO(), format)
 

@@ -22,11 +22,11 @@ from PIL import Image
 from test_batch import journal_rows, outputs
 
 from denoiser import images, job, watch
-from denoiser.batch import Batch, Options
+from denoiser.batch import Batch
 from denoiser.engine import Model
 from denoiser.errors import OutputError
 from denoiser.journal import Entry, open_journal
-from denoiser.plan import Plan, make_plan
+from denoiser.plan import Options, Plan, make_plan
 from denoiser.watch import move_new
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
