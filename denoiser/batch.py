@@ -18,9 +18,10 @@ import numpy as np
 from denoiser import catalog, images, restore
 from denoiser.engine import CPU, Model
 from denoiser.errors import InputError, OutputError, explain
+from denoiser.files import stamp_of
 from denoiser.images import Picture
 from denoiser.job import Job
-from denoiser.journal import DONE, FAILED, WRITING, Entry, Journal, stamp_of
+from denoiser.journal import DONE, FAILED, WRITING, Entry, Journal
 from denoiser.plan import Item, Options
 
 MOST_AHEAD = 8
@@ -45,7 +46,7 @@ class Result:
     """Why it was skipped or failed."""
     error: Exception | None = None
     stamp: str | None = None
-    """Of the input, see `journal.stamp_of`."""
+    """Of the input, see `files.stamp_of`."""
 
 
 @dataclasses.dataclass

@@ -14,17 +14,10 @@ from denoiser.batch import Batch, Result
 from denoiser.console import FolderView, Show, say
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
+from denoiser.files import check_writable, lie_within_each_other, write_text
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
-from denoiser.plan import (
-    Item,
-    Options,
-    Plan,
-    check_apart,
-    check_writable,
-    lie_within_each_other,
-    make_plan,
-)
+from denoiser.plan import Item, Options, Plan, check_apart, make_plan
 from denoiser.sheet import Sheet
 
 MOST_KINDS = 8
@@ -221,15 +214,3 @@ def watch_folder(
         signal.signal(signal.SIGHUP, lambda *_: watcher.look_soon())
     view.show.note(f"watching {places.source}; Ctrl-C ends it")
     watcher.run(view.finished, view.started, view.progress)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears only when it is whole."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names are any bytes
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,11 +1,8 @@
-"""Files to pictures and back: reading, atomic writing."""
+"""Files to pictures and back."""
 
-import contextlib
 import io
-import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal
 
@@ -14,6 +11,7 @@ from PIL import UnidentifiedImageError
 
 from denoiser import codecs
 from denoiser.errors import ArgumentError, DenoiserError, InputError, OutputError
+from denoiser.files import whole_file
 from denoiser.picture import FORMATS, Format, Picture, adapt, as_rgb8, white_of
 
 __all__ = [
@@ -27,10 +25,6 @@ __all__ = [
     "read",
     "write",
 ]
-
-_UMASK = os.umask(0)  # asked once: to ask is to set it, for all threads
-os.umask(_UMASK)
-_MODE = 0o666 & ~_UMASK  # of a file that is newly made
 
 _AVIF_HEADERS = (b"ftypavif", b"ftypavis")
 SUFFIXES = frozenset(suffix for format in FORMATS for suffix in format.suffixes)
@@ -138,7 +132,9 @@ def write(
         if quality is not None and not format.lossy:
             notes.append(f"{format.name} loses nothing: quality {quality} is not used")
         if isinstance(target, Path):
-            with _whole_file(target, overwrite, scratch, before_naming) as file:
+            with whole_file(
+                target, overwrite=overwrite, scratch=scratch, before_naming=before_naming
+            ) as file:
                 codecs.encode(adapted, file, format, quality)
         else:
             buffer = io.BytesIO()  # encoders seek, a pipe cannot
@@ -152,55 +148,3 @@ def write(
     except Exception as error:  # encoders, too, raise whatever they like
         raise OutputError(f"cannot write {name} as {format.name}: {error}") from error
     return notes
-
-
-@contextlib.contextmanager
-def _whole_file(
-    target: Path, overwrite: bool, scratch: Path | None, before_naming: Callable[[Path], None]
-) -> Iterator[IO[bytes]]:
-    """Open a hidden file that takes the name of `target` only on success."""
-    target = target.resolve()  # a link stays, what it points to is written
-    if target.exists() and not target.is_file():
-        raise OutputError(f"{target} is no ordinary file: it is not replaced")
-    folder = target.parent
-    if scratch and on_one_file_system(scratch, folder):
-        folder = scratch
-    descriptor, name = tempfile.mkstemp(".part", ".denoise-", folder)
-    os.close(descriptor)
-    part = Path(name)
-    try:
-        with part.open("w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(_MODE)
-        before_naming(part)
-        if overwrite:
-            part.replace(target)
-        else:
-            rename_new(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def on_one_file_system(one: Path, other: Path) -> bool:
-    """Whether a file can be moved from one place to the other without copying it."""
-    return one.stat().st_dev == other.stat().st_dev
-
-
-def rename_new(part: Path, target: Path) -> None:
-    """Give a file its name unless something has that name, at whatever moment it appeared.
-
-    Only POSIX file systems without hard links leave a moment between looking and renaming.
-    """
-    try:
-        try:
-            target.hardlink_to(part)
-        except FileExistsError:
-            raise
-        except OSError:  # file systems without hard links
-            if target.exists():
-                raise FileExistsError from None
-            part.rename(target)
-    except FileExistsError:
-        raise OutputError(f"{target} exists: give --overwrite to replace it") from None

@@ -45,7 +45,7 @@ def check_mask_out(mask_out: Path, source: Path, mask: Path | None, out: Path) -
     Raises:
         ArgumentError: It would replace IN, MASK or OUT, lie among their pictures, or is no .png.
     """
-    from denoiser.plan import lie_within_each_other  # and numpy, for which --help need not wait
+    from denoiser.files import lie_within_each_other
 
     if not source.is_dir() and mask_out.is_dir():
         raise ArgumentError("--save-mask is a file where IN is one")
@@ -64,7 +64,7 @@ def check_mask(name: str, source: str, target: str) -> Path:
         InputError: It does not exist, or that cannot be found out.
         ArgumentError: It lies in IN or where OUT is.
     """
-    from denoiser.plan import lie_within_each_other
+    from denoiser.files import lie_within_each_other
 
     mask, out = Path(name), Path(target)
     if not name or look_up(name) is None:
@@ -167,8 +167,8 @@ def inpaint(
     if mask_from == "alpha" and feather_px:
         raise ArgumentError("--feather would let invisible colours be seen: not with --mask alpha")
 
+    from denoiser.files import check_writable
     from denoiser.job import Inpainting
-    from denoiser.plan import check_writable
     from denoiser.single import resolve_target
 
     writing = shared.writing()

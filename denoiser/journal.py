@@ -91,16 +91,6 @@ def _text(value: Any) -> Any:
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
-def stamp_of(path: Path) -> str:
-    """Size and times of a file: as long as they are the same its content is.
-
-    Compared for equality only, so a clock that goes backwards does no harm. The time of the last
-    change to anything (ctime) cannot be set by programs.
-    """
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-
 class Journal:
     """An SQLite file in the output folder. Threads may share it; processes may not."""
 
@@ -220,14 +210,3 @@ def open_journal(out: Path) -> Iterator[Journal]:
             journal.close()
     finally:
         lock.release()
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where systems can do that."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

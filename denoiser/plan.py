@@ -8,7 +8,8 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from denoiser.errors import ArgumentError, OutputError
+from denoiser.errors import ArgumentError
+from denoiser.files import lie_within_each_other, nearest
 from denoiser.images import SUFFIXES, Format
 
 JOURNAL_FOLDER = ".denoise"
@@ -118,28 +119,6 @@ def check_apart(source: Path, out: Path, what: str = "OUT") -> None:
         )
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder in which nothing can be written, or in whose place none can be made.
-
-    Raises:
-        OutputError: It is so.
-    """
-    place = _nearest(folder)
-    if not os.access(place, os.W_OK):
-        raise OutputError(f"cannot write into {folder}: {place} is read-only")
-
-
-def _nearest(folder: Path) -> Path:
-    """The folder, or that which exists in which it would be made."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
-
-
-def lie_within_each_other(one: Path, other: Path) -> bool:
-    """Whether of two paths one is, or lies in, the other; as they are named and as links lead."""
-    ways = [(one.absolute(), other.absolute()), (one.resolve(), other.resolve())]
-    return any(a.is_relative_to(b) or b.is_relative_to(a) for a, b in ways)
-
-
 def _walk(source: Path, out: Path, plan: Plan) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Walk folders and links to folders, each real folder once; hidden and system names left out.
 
@@ -198,7 +177,7 @@ def _folds_case(out: Path) -> bool:
     if (out / JOURNAL_FOLDER).exists():
         return (out / JOURNAL_FOLDER.upper()).exists()
     try:
-        probe = Path(tempfile.mkdtemp(prefix=".denoise-", dir=_nearest(out)))
+        probe = Path(tempfile.mkdtemp(prefix=".denoise-", dir=nearest(out)))
     except OSError:
         return False
     try:

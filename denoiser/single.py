@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from denoiser import images
 from denoiser.console import Show, Stopwatch, progress_bar
 from denoiser.errors import ArgumentError, InputError, OutputError
+from denoiser.files import check_writable
 from denoiser.images import Format
 from denoiser.job import Job
-from denoiser.plan import Options, check_writable
+from denoiser.plan import Options
 
 if TYPE_CHECKING:
     from denoiser.engine import Model

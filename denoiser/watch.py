@@ -2,20 +2,18 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import itertools
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from denoiser import images, restore
+from denoiser import restore
 from denoiser.batch import Batch, Result, is_full, place_of
 from denoiser.errors import OutputError
-from denoiser.journal import DONE, QUARANTINED, Entry, stamp_of, sync_folder
+from denoiser.files import move_new, stamp_of, sync_folder, write_text
+from denoiser.journal import DONE, QUARANTINED, Entry
 from denoiser.plan import Item, Plan
 
 ATTEMPTS = 3
@@ -283,10 +281,8 @@ class Watcher:
             "quarantined": self.journal.count(QUARANTINED),
             **self._counts,
         }
-        part = self._status.with_suffix(".part")
-        with contextlib.suppress(OSError):  # the disk may be full
-            part.write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
-            part.replace(self._status)
+        with contextlib.suppress(OutputError):  # the disk may be full
+            write_text(self._status, json.dumps(status, indent=1) + "\n")
 
 
 def _exists(path: Path) -> bool:
@@ -303,45 +299,3 @@ def _after_linking(path: Path, stamp: str) -> str:
         if now.split()[:2] == stamp.split()[:2]:
             return now
     return stamp
-
-
-def move_new(source: Path, target: Path) -> Path:
-    """Move a file to a name, with a number behind it if that is taken; nothing is replaced.
-
-    Of a link what it shows is put there, and the link is removed.
-
-    Returns:
-        The name that it got. Until it is whole under it the source stays, and so it does if it
-        changes meanwhile.
-
-    Raises:
-        OSError: It cannot be moved.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part, stamp = source, stamp_of(source)
-    try:
-        if source.is_symlink() or not images.on_one_file_system(source, target.parent):
-            # a name that is found again, should this be cut short
-            place = hashlib.sha256(os.fsencode(source.absolute())).hexdigest()
-            part = target.parent / f".denoise-{place[:16]}.part"
-            shutil.copy2(source, part)
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-        for number in itertools.count():
-            free = target.with_stem(f"{target.stem}-{number}") if number else target
-            with contextlib.suppress(OutputError):
-                images.rename_new(part, free)
-                break
-        sync_folder(free.parent)
-        try:
-            if source.samefile(free) if part is source else stamp_of(source) == stamp:
-                source.unlink()
-        except FileNotFoundError:
-            pass  # renamed, where there are no links
-        except OSError:
-            free.unlink()
-            raise
-    finally:
-        if part is not source:
-            part.unlink(missing_ok=True)
-    return free

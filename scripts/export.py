@@ -8,6 +8,7 @@ import click
 
 from denoiser.console import run, say
 from denoiser.errors import ArgumentError, OutputError
+from denoiser.files import write_text
 from denoiser.training.dataset import read_pictures
 from denoiser.training.export import export
 from denoiser.training.recipe import Recipe
@@ -73,7 +74,7 @@ def main(
         "training_data": trained_on or "not stated",
     }
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in card.items()]  # JSON is TOML here
-    card_path.write_text("".join(lines), encoding="utf-8")
+    write_text(card_path, "".join(lines))
     say(
         f"{target}: {facts['parameters']} parameters, halo {facts['halo']} pixels,"
         f" differs from torch by {facts['largest_difference_from_torch']}"

@@ -21,13 +21,13 @@ from conftest import blur_onnx
 from PIL import Image
 from test_batch import journal_rows, outputs
 
-from denoiser import images, job, watch
+from denoiser import files, images, job, watch
 from denoiser.batch import Batch
 from denoiser.engine import Model
 from denoiser.errors import OutputError
+from denoiser.files import move_new
 from denoiser.journal import Entry, open_journal
 from denoiser.plan import Options, Plan, make_plan
-from denoiser.watch import move_new
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
 
@@ -285,15 +285,15 @@ def test_an_original_that_changes_while_it_is_archived_stays(tmp_path, monkeypat
     source, newer = tmp_path / "a.png", tmp_path / "b.png"
     source.write_text("old")
     newer.write_text("new")
-    rename_new = images.rename_new
+    rename_new = files.rename_new
 
     def save_first(part, target):
         rename_new(part, target)
         newer.replace(source)
 
     if elsewhere:  # as another file system
-        monkeypatch.setattr(images, "on_one_file_system", lambda source, folder: False)
-    monkeypatch.setattr(images, "rename_new", save_first)
+        monkeypatch.setattr(files, "on_one_file_system", lambda source, folder: False)
+    monkeypatch.setattr(files, "rename_new", save_first)
     assert move_new(source, tmp_path / "old" / "a.png").read_text() == "old"
     assert source.read_text() == "new"
 

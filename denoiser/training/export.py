@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from denoiser import catalog, tiles
 from denoiser.engine import Model
 from denoiser.errors import ModelError
+from denoiser.files import whole_file
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.holes import GUESS
 from denoiser.training.recipe import Recipe
@@ -88,9 +89,8 @@ def export(
             f"not exported: onnxruntime and torch differ by {difference:.2g},"
             f" more than {LARGEST_DIFFERENCE:.0e}"
         )
-    part = target.with_suffix(".part")
-    part.write_bytes(data)
-    part.replace(target)
+    with whole_file(target, overwrite=True) as file:
+        file.write(data)
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "stride": network.stride,

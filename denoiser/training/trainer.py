@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from denoiser.errors import InputError, RecipeError, TrainingError
+from denoiser.files import whole_file
 from denoiser.signals import uninterrupted
 from denoiser.training import neighbor2neighbor
 from denoiser.training.autoencoder import ConvAutoencoder, split
@@ -152,9 +153,8 @@ class Trainer:
             "ema": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
+        with whole_file(path, overwrite=True) as file:
+            torch.save(state, file)
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint exactly where it was written.

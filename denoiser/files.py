@@ -1,0 +1,183 @@
+"""Files as the rest wants them: whole or not there, never in the place of another."""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from denoiser.errors import OutputError
+
+_UMASK = os.umask(0)  # asked once: to ask is to set it, for all threads
+os.umask(_UMASK)
+_MODE = 0o666 & ~_UMASK  # of a file that is newly made
+
+
+@contextlib.contextmanager
+def whole_file(
+    target: Path,
+    *,
+    overwrite: bool,
+    scratch: Path | None = None,
+    before_naming: Callable[[Path], None] = lambda part: None,
+) -> Iterator[IO[bytes]]:
+    """Open a hidden file, for reading and writing, that gets the name of `target` on success only.
+
+    Args:
+        target: Of a link what it shows is written, and the link stays.
+        overwrite: Replace an existing file. Other things than files are never replaced.
+        scratch: Folder for the unfinished file if it is on the same file system; None is the
+            target's own.
+        before_naming: Told the whole file, which is on the disk, before it gets its name.
+
+    Raises:
+        OutputError: Something has that name.
+        OSError: It cannot be written.
+    """
+    target = target.resolve()
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target} is no ordinary file: it is not replaced")
+    folder = target.parent
+    if scratch and on_one_file_system(scratch, folder):
+        folder = scratch
+    descriptor, name = tempfile.mkstemp(".part", ".denoise-", folder)
+    os.close(descriptor)
+    part = Path(name)
+    try:
+        with part.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(_MODE)
+        before_naming(part)
+        if overwrite:
+            part.replace(target)
+        else:
+            rename_new(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text whole, in the place of what is there.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    data = text.encode(errors="backslashreplace")  # names of files are any bytes
+    try:
+        with whole_file(target, overwrite=True) as file:
+            file.write(data)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def rename_new(part: Path, target: Path) -> None:
+    """Give a file its name unless something has that name, at whatever moment it appeared.
+
+    Only POSIX file systems without hard links leave a moment between looking and renaming.
+    """
+    taken = OutputError(f"{target} exists: give --overwrite to replace it")
+    try:
+        target.hardlink_to(part)
+    except FileExistsError:
+        raise taken from None
+    except OSError:  # file systems without hard links
+        if target.exists():
+            raise taken from None
+        part.rename(target)
+
+
+def move_new(source: Path, target: Path) -> Path:
+    """Move a file to a name, with a number behind it if that is taken; nothing is replaced.
+
+    Of a link what it shows is put there, and the link is removed.
+
+    Returns:
+        The name that it got. Until it is whole under it the source stays, and so it does if it
+        changes meanwhile.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part, stamp = source, stamp_of(source)
+    try:
+        if source.is_symlink() or not on_one_file_system(source, target.parent):
+            # a name that is found again, should this be cut short
+            place = hashlib.sha256(os.fsencode(source.absolute())).hexdigest()
+            part = target.parent / f".denoise-{place[:16]}.part"
+            shutil.copy2(source, part)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+        for number in itertools.count():
+            free = target.with_stem(f"{target.stem}-{number}") if number else target
+            with contextlib.suppress(OutputError):
+                rename_new(part, free)
+                break
+        sync_folder(free.parent)
+        try:
+            if source.samefile(free) if part is source else stamp_of(source) == stamp:
+                source.unlink()
+        except FileNotFoundError:
+            pass  # renamed, where there are no links
+        except OSError:
+            free.unlink()
+            raise
+    finally:
+        if part is not source:
+            part.unlink(missing_ok=True)
+    return free
+
+
+def stamp_of(path: Path) -> str:
+    """Size and times of a file: as long as they are the same its content is.
+
+    Compared for equality only, so a clock that goes backwards does no harm. The time of the last
+    change to anything (ctime) cannot be set by programs; on Windows it is that of creation, so that
+    there what is rewritten at the same size with its old time goes unseen.
+    """
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def on_one_file_system(one: Path, other: Path) -> bool:
+    """Whether a file can be moved from one place to the other without copying it."""
+    return one.stat().st_dev == other.stat().st_dev
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, or in whose place none can be made.
+
+    Raises:
+        OutputError: It is so.
+    """
+    place = nearest(folder)
+    if not os.access(place, os.W_OK):
+        raise OutputError(f"cannot write into {folder}: {place} is read-only")
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or that which exists in which it would be made."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def lie_within_each_other(one: Path, other: Path) -> bool:
+    """Whether of two paths one is, or lies in, the other; as they are named and as links lead."""
+    ways = [(one.absolute(), other.absolute()), (one.resolve(), other.resolve())]
+    return any(a.is_relative_to(b) or b.is_relative_to(a) for a, b in ways)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where systems can do that."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
