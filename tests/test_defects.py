@@ -82,11 +82,14 @@ def test_it_is_exported_with_its_task(photo, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"skips": False, "code_channels": 4}, "network.detects"), ({"noise_map": True}, "detects")],
+    [
+        ({"skips": False, "code_channels": 4}, "detects needs skips"),
+        ({"noise_map": True}, "detects"),
+    ],
 )
 def test_shapes_that_cannot_find_are_refused(change, words):
-    with pytest.raises(RecipeError, match=words):
-        Recipe("bad", dataclasses.replace(SHAPE, **change), (PAINTED,))
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(SHAPE, **change)
     with pytest.raises(RecipeError, match="corruption by defects"):
         Recipe("bad", SHAPE)
 

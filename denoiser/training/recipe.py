@@ -19,6 +19,23 @@ COARSEST_PX = 32
 """Side of the largest squares whose means fill a hole before the network sees it."""
 
 
+def _check_types(section: Any) -> None:
+    """Refuse values of simple fields that are of another type, raising ValueError."""
+    kinds = {int: "a whole number", bool: "true or false", str: "a text", float: "a number"}
+    for field in dataclasses.fields(section):
+        wanted, value = field.type, getattr(section, field.name)
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if wanted in kinds and not fits:
+            raise ValueError(f"{field.name} must be {kinds[wanted]}")
+
+
+def _refuse_unless(rules: Mapping[str, bool]) -> None:
+    """Raise ValueError with the first rule that does not hold."""
+    for message, holds in rules.items():
+        if not holds:
+            raise ValueError(message)
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """Shape of a `ConvAutoencoder`: which member of the family it is."""
@@ -53,6 +70,35 @@ class Network:
     """Take the picture apart into phases x phases interleaved ones and restore each alone: noise
     that neighbouring pixels share becomes white."""
 
+    def __post_init__(self) -> None:
+        """Reject impossible values, raising ValueError."""
+        _check_types(self)
+        if not self.channels or not all(type(width) is int for width in self.channels):
+            raise ValueError("channels must be whole numbers")
+        needs = self.skips and not self.noise_map and self.phases == 1
+        _refuse_unless(
+            {
+                "channels must be positive": min(self.channels) > 0,
+                "unshuffle and phases must be at least 1": min(self.unshuffle, self.phases) >= 1,
+                "blocks, code_channels, estimator and estimator_levels must not be negative": (
+                    min(self.blocks, self.code_channels, self.estimator, self.estimator_levels) >= 0
+                ),
+                "code_activation must be linear, relu or sigmoid": (
+                    self.code_activation in ("linear", "relu", "sigmoid")
+                ),
+                "fade must be positive": 0 < self.fade < math.inf,
+                "estimator needs noise_map and skips, and phases = 1": (
+                    not self.estimator or (self.noise_map and self.skips and self.phases == 1)
+                ),
+                "hole needs skips and noise_map = false, phases = 1": not self.hole or needs,
+                "detects needs skips and noise_map = false, phases = 1, and no hole": (
+                    not self.detects or (needs and not self.hole)
+                ),
+            }
+        )
+        if self.hole and self.stride.bit_count() != 1:
+            raise ValueError("hole needs a stride that is a power of two")
+
     @property
     def task(self) -> str:
         """What the model is for, as its contract names it."""
@@ -85,6 +131,22 @@ class Penalties:
     """Weight of the Jacobian's squared norm."""
     probes: int = 1
     """Random vectors to estimate that norm from, where the code is not small."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible values, raising ValueError."""
+        _check_types(self)
+        _refuse_unless(
+            {
+                "sparsity must be none, l1 or kl": self.sparsity in ("none", "l1", "kl"),
+                "sparsity needs a sparsity_weight above 0, and none without": (
+                    (self.sparsity == "none") == (self.sparsity_weight == 0)
+                    and 0 <= self.sparsity_weight < math.inf
+                ),
+                "rho must lie between 0 and 1": 0 < self.rho < 1,
+                "contraction must not be negative": 0 <= self.contraction < math.inf,
+                "probes must be at least 1": self.probes >= 1,
+            }
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +181,35 @@ class Training:
     """all, or of a network with an estimator only that, or only the restorer."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Reject impossible values, raising ValueError."""
+        _check_types(self)
+        _refuse_unless(
+            {
+                "steps, batch and crop_px must be positive": (
+                    min(self.steps, self.batch, self.crop_px) > 0
+                ),
+                "rate must be positive": 0 < self.rate < math.inf,
+                "muon_rate must not be negative": 0 <= self.muon_rate < math.inf,
+                "warmup_steps must not be negative": self.warmup_steps >= 0,
+                "weight_decay must not be negative": 0 <= self.weight_decay < math.inf,
+                "largest_gradient must be positive": self.largest_gradient > 0,
+                "ema_decay must lie in 0-1": 0 <= self.ema_decay < 1,
+                "loss must be l1, l2, charbonnier or weighted-l1": (
+                    self.loss in ("l1", "l2", "charbonnier", "weighted-l1")
+                ),
+                "gradient_weight must not be negative": 0 <= self.gradient_weight < math.inf,
+                "supervision must be clean or neighbor2neighbor": (
+                    self.supervision in ("clean", "neighbor2neighbor")
+                ),
+                "told must lie in 0-1": 0 <= self.told <= 1,
+                "estimate_weight must not be negative": 0 <= self.estimate_weight < math.inf,
+                "learns must be all, estimator or restorer": (
+                    self.learns in ("all", "estimator", "restorer")
+                ),
+            }
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -133,105 +224,38 @@ class Recipe:
     training: Training = Training()
 
     def __post_init__(self) -> None:
-        """Reject impossible values now rather than an hour into the run."""
+        """Reject what does not go together now rather than an hour into the run.
+
+        Raises:
+            RecipeError: Two sections contradict each other; each has checked itself before.
+        """
         network, penalties, training = self.network, self.penalties, self.training
-        kinds = {int: "a whole number", bool: "true or false", str: "a text", float: "a number"}
-        for section in (network, penalties, training):
-            for field in dataclasses.fields(section):
-                wanted, value = field.type, getattr(section, field.name)
-                fits = type(value) is wanted or (wanted is float and type(value) is int)
-                if wanted in kinds and not fits:
-                    raise RecipeError(f"recipe {self.name}: {field.name} must be {kinds[wanted]}")
-        if not all(type(width) is int for width in network.channels):
-            raise RecipeError(f"recipe {self.name}: channels must be whole numbers")
         learns_alone = training.supervision == "neighbor2neighbor"
         halves = learns_alone or (network.hole and self.holes.guessed > 0)
-        multiple = max(1, network.stride * (2 if halves else 1)) if network.channels else 1
-        checks = {
-            "network.channels must be positive": min(network.channels, default=0) > 0,
-            "network.unshuffle and phases must be at least 1": min(
-                network.unshuffle, network.phases
-            )
-            >= 1,
-            "network.blocks and code_channels must not be negative": min(
-                network.blocks, network.code_channels
-            )
-            >= 0,
-            "network.code_activation must be linear, relu or sigmoid": network.code_activation
-            in ("linear", "relu", "sigmoid"),
-            "penalties.sparsity must be none, l1 or kl": penalties.sparsity in ("none", "l1", "kl"),
+        multiple = network.stride * (2 if halves else 1)
+        trained_by_defects = any(step.kind == "defects" for step in self.corruption)
+        rules = {
             "penalties.sparsity = 'kl' needs network.code_activation = 'sigmoid'": (
                 penalties.sparsity != "kl" or network.code_activation == "sigmoid"
             ),
-            "penalties.rho must lie between 0 and 1": 0 < penalties.rho < 1,
-            "penalties.sparsity needs a sparsity_weight above 0, and none without": (
-                (penalties.sparsity == "none") == (penalties.sparsity_weight == 0)
-                and 0 <= penalties.sparsity_weight < math.inf
+            "training.learns other than all needs network.estimator": (
+                training.learns == "all" or network.estimator > 0
             ),
-            "penalties.contraction must not be negative": 0 <= penalties.contraction < math.inf,
-            "penalties.probes must be at least 1": penalties.probes >= 1,
-            "training.rate must be positive": 0 < training.rate < math.inf,
-            "training.muon_rate must not be negative": 0 <= training.muon_rate < math.inf,
-            "training.largest_gradient must be positive": training.largest_gradient > 0,
-            "training.warmup_steps must not be negative": training.warmup_steps >= 0,
-            "training.weight_decay must not be negative": 0 <= training.weight_decay < math.inf,
-            "training.ema_decay must lie in 0-1": 0 <= training.ema_decay < 1,
-            "training.loss must be l1, l2, charbonnier or weighted-l1": training.loss
-            in ("l1", "l2", "charbonnier", "weighted-l1"),
-            "training.told must lie in 0-1": 0 <= training.told <= 1,
-            "training.estimate_weight and gradient_weight must not be negative": (
-                0 <= training.estimate_weight < math.inf
-                and 0 <= training.gradient_weight < math.inf
+            "network.hole and detects need training.supervision = 'clean'": (
+                not learns_alone or network.task == "denoise"
             ),
-            "network.estimator and estimator_levels must not be negative": (
-                network.estimator >= 0 and network.estimator_levels >= 0
+            "network.detects needs corruption by defects": (
+                not network.detects or trained_by_defects
             ),
-            "network.fade must be positive": 0 < network.fade < math.inf,
-            "training.learns must be all, or estimator or restorer where there is an estimator": (
-                training.learns == "all"
-                or (training.learns in ("estimator", "restorer") and network.estimator > 0)
-            ),
-            "network.estimator needs noise_map and skips, and phases = 1": (
-                not network.estimator
-                or (network.noise_map and network.skips and network.phases == 1)
-            ),
-            "network.hole needs skips and noise_map = false, phases = 1, supervision = 'clean'"
-            " and a stride that is a power of two": (
-                not network.hole
-                or (
-                    network.skips
-                    and network.stride.bit_count() == 1
-                    and not network.noise_map
-                    and network.phases == 1
-                    and not learns_alone
-                )
-            ),
-            "network.detects needs skips and noise_map = false, phases = 1, supervision = 'clean'"
-            " and corruption by defects": (
-                not network.detects
-                or (
-                    network.skips
-                    and not network.guided
-                    and network.phases == 1
-                    and not learns_alone
-                    and any(step.kind == "defects" for step in self.corruption)
-                )
-            ),
-            "training.supervision must be clean or neighbor2neighbor": training.supervision
-            in ("clean", "neighbor2neighbor"),
             "neighbor2neighbor cannot be told the noise: network.noise_map = false": (
                 not (learns_alone and network.noise_map)
             ),
-            f"training.crop_px must be a multiple of {multiple}": training.crop_px > 0
-            and training.crop_px % multiple == 0,
-            "training.steps and training.batch must be positive": min(
-                training.steps, training.batch
-            )
-            > 0,
+            f"training.crop_px must be a multiple of {multiple}": training.crop_px % multiple == 0,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise RecipeError(f"recipe {self.name}: {message}")
+        try:
+            _refuse_unless(rules)
+        except ValueError as error:
+            raise RecipeError(f"recipe {self.name}: {error}") from error
 
     @property
     def sigma_range(self) -> tuple[float, float]:
