@@ -119,7 +119,7 @@ class Model:
 
         Raises:
             OutOfMemoryError: The device's memory does not suffice.
-            ModelError: The model cannot run on this batch.
+            ModelError: The model cannot run on this batch, or returned NaN.
         """
         session, feeds = self._session, self._feeds(image, guide)
         if self.contract.estimates and guide is not None and guide.min() >= 0:
@@ -127,7 +127,11 @@ class Model:
                 part = _told(self._onnx, list(feeds), self._outputs[0])
                 self._restorer = self._open(part) if part else self._session
             session = self._restorer
-        return self._run(session, self._outputs[:1], feeds)[0]
+        restored = self._run(session, self._outputs[:1], feeds)[0]
+        if not np.isfinite(restored).all():
+            hint = ": try --precision fp32" if self.precision == "fp16" else ""
+            raise ModelError(f"{self.name} returned NaN{hint}")
+        return restored
 
     def run_with_noise(
         self, image: np.ndarray, guide: np.ndarray | None = None
@@ -255,7 +259,7 @@ class Model:
         self._session = self._open(onnx)
         self.contract = self._contract()
         side = -(-32 // self.contract.stride) * self.contract.stride
-        image = np.zeros((1, 3, side, side), np.float32)
+        image = np.full((1, 3, side, side), 0.5, np.float32)
         shape = self.run(image, image[:, :1]).shape
         if shape != image.shape:
             raise ModelError(f"{self.name} is no restorer: {image.shape} became {shape}")

@@ -189,8 +189,6 @@ def _fill_group(light: np.ndarray, unknown: np.ndarray, model: Model) -> np.ndar
     """
     channels = light.shape[2]
     filled = _fill(np.repeat(light, 3, 2) if channels == 1 else light, unknown, model)
-    if not np.isfinite(filled).all():
-        raise ModelError("the model returned NaN: try --precision fp32")
     return filled.mean(2, keepdims=True) if channels == 1 else filled
 
 
@@ -247,19 +245,11 @@ def _run_tiles(image: np.ndarray, hole: np.ndarray, model: Model, tile_px: int) 
     out = np.zeros_like(image)
     for row in row_spans:
         for column in column_spans:
-            window = (slice(row.start, row.stop), slice(column.start, column.stop))
-            core = (
-                slice(row.core_start, row.core_stop),
-                slice(column.core_start, column.core_stop),
-            )
+            window, core = (row.window, column.window), (row.core, column.core)
             filled = image[core]
             if hole[core].any():
                 batch = np.ascontiguousarray(image[window].transpose(2, 0, 1)[None])
                 restored = model.run(batch, np.ascontiguousarray(hole[window][None, None]))
-                kept = restored[0].transpose(1, 2, 0)
-                filled = kept[
-                    row.core_start - row.start : row.core_stop - row.start,
-                    column.core_start - column.start : column.core_stop - column.start,
-                ]
+                filled = restored[0].transpose(1, 2, 0)[row.inner, column.inner]
             out[core] += filled * row.weights()[:, None, None] * column.weights()[:, None]
     return out[:height, :width]

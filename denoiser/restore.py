@@ -13,7 +13,6 @@ from denoiser.engine import Model
 from denoiser.errors import (
     ArgumentError,
     InputError,
-    ModelError,
     OutOfMemoryError,
     ShapeError,
 )
@@ -26,11 +25,12 @@ Progress = Callable[[int, int], None]
 OVERLAP_PX = 16
 SMALLEST_TILE_PX = 320
 PROCESS_BYTES = 150_000_000
+"""Memory of the program itself."""
 NOISE_TILE_PX = 1120
 """Side of the tiles in which noise is estimated, at most, unless their halo is very wide: their
 memory stays while the restorer takes its own."""
 TILE_BYTES_PER_PX = 330
-"""Memory of the program itself and, at most, per pixel of a tile on a CPU."""
+"""Memory per pixel of a tile on a CPU, at most."""
 
 
 def denoise(
@@ -66,32 +66,10 @@ def denoise(
         OutOfMemoryError: Not even small tiles fit the device.
     """
     out = np.empty_like(image) if out is None else out
-    denoise_into(
-        out, image, model, sigma=sigma, strength=strength, tile_px=tile_px, progress=progress
-    )
-    return out
-
-
-def denoise_into(
-    out: np.ndarray,
-    image: np.ndarray,
-    model: Model,
-    *,
-    sigma: float | Literal["auto"] = "auto",
-    strength: float = 1.0,
-    tile_px: int = 0,
-    progress: Progress | None = None,
-) -> float:
-    """Remove noise from an image as `denoise` does.
-
-    Returns:
-        The noise level that was found or given, in [0, 1] units; its mean where it varies. 0 if
-        `strength` is 0 and nobody looked.
-    """
     _check(image, sigma, strength, out)
     source = image[..., None] if image.ndim == 2 else image
     target = out[..., None] if out.ndim == 2 else out
-    return _denoise_stack(
+    _denoise_stack(
         target[None],
         source[None],
         model,
@@ -99,7 +77,8 @@ def denoise_into(
         strength=strength,
         tile_px=tile_px,
         progress=progress,
-    )[0]
+    )
+    return out
 
 
 def _denoise_stack(
@@ -112,7 +91,12 @@ def _denoise_stack(
     tile_px: int,
     progress: Progress | None,
 ) -> list[float]:
-    """Remove noise from images (N, H, W, C), as `denoise_into` does; returns N noise levels."""
+    """Remove noise from images (N, H, W, C), as `denoise` does.
+
+    Returns:
+        N noise levels that were found or given, in [0, 1] units; their mean where they vary. 0 if
+        `strength` is 0 and nobody looked.
+    """
     if strength == 0 or stack.size == 0:
         out[...] = stack
         return [0.0 if sigma == "auto" else float(sigma)] * len(stack)
@@ -191,8 +175,8 @@ def denoise_channels(
         progress: As in `denoise`.
 
     Returns:
-        Of each picture the noise level as `denoise_into` tells it; for ink that of cyan, magenta
-        and yellow.
+        Of each picture the noise level that was found or given, in [0, 1] units, its mean where it
+        varies; 0 if `strength` is 0 and nobody looked. For ink that of cyan, magenta and yellow.
     """
     stack = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
     levels = []
@@ -326,7 +310,7 @@ def _find_noise(
     least = tiles.smallest_tile_px(halo_px, OVERLAP_PX, side)
     noise_tile_px = max(min(tile_px, NOISE_TILE_PX), least)
     for row, column in itertools.product(*_spans(stack, noise_tile_px, halo_px, side)):
-        windows = stack[:, row.start : row.stop, column.start : column.stop]
+        windows = stack[:, row.window, column.window]
         batch = _to_batch(windows, white, row, column)
         try:
             found = model.estimate(batch)[:, 0]
@@ -379,8 +363,6 @@ def _restore_batch(
     size = (batch.shape[3], batch.shape[2])
     smooth = [_resized(places, size, Image.Resampling.BILINEAR) for places in noise]
     restored = model.run(batch, np.stack(smooth)[:, None])
-    if not np.isfinite(restored).all():
-        raise ModelError("the model returned NaN: try --precision fp32")
     if strength < 1:
         restored = batch + np.float32(strength) * (restored - batch)
     return restored
@@ -417,7 +399,7 @@ def _tiled(
     for index, row in enumerate(row_spans):
         band = np.empty((count, channels, row.core_stop - row.core_start, width), np.float32)
         for column in column_spans:
-            batch = _to_batch(rows[:, :, column.start : column.stop], white, row, column)
+            batch = _to_batch(rows[:, :, column.window], white, row, column)
             down, across = (
                 slice(span.start // stride, span.stop // stride) for span in (row, column)
             )
@@ -429,12 +411,7 @@ def _tiled(
                     raise
                 return False
             start, stop = column.core_start, min(column.core_stop, width)
-            core = restored[
-                :,
-                :,
-                row.core_start - row.start : row.core_stop - row.start,
-                start - column.start : stop - column.start,
-            ]
+            core = restored[:, :, row.inner, column.inner][..., : stop - start]
             if channels == 1:
                 core = core.mean(1, keepdims=True)
             column.fade(core)

@@ -32,6 +32,21 @@ class Span:
     fade_out: int
     """Pixels at either end of the core that are blended with the neighbour's."""
 
+    @property
+    def window(self) -> slice:
+        """What the network sees."""
+        return slice(self.start, self.stop)
+
+    @property
+    def core(self) -> slice:
+        """What is kept, in the image."""
+        return slice(self.core_start, self.core_stop)
+
+    @property
+    def inner(self) -> slice:
+        """What is kept, in the window."""
+        return slice(self.core_start - self.start, self.core_stop - self.start)
+
     def weights(self) -> np.ndarray:
         """Blending weights of the core, (core_stop - core_start,) float32 in (0, 1].
 
