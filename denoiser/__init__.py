@@ -67,6 +67,7 @@ def denoise(
     Raises:
         ShapeError: `image` has an unsupported shape or dtype.
         ArgumentError: An argument is out of range.
+        InputError: `image` holds NaN or infinite values.
         ModelError: There is no such model.
 
     Example:
@@ -106,6 +107,7 @@ def inpaint(
     Raises:
         ShapeError: `image` has an unsupported shape or dtype, or `hole` is not (H, W).
         ArgumentError: An argument is out of range, or nothing lies outside the hole.
+        InputError: `image` holds NaN or infinite values.
         ModelError: There is no such model.
 
     Example:

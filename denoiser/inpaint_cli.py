@@ -99,8 +99,8 @@ def check_mask(name: str, source: str, target: str) -> Path:
     "mask_out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the mask that was used, a PNG. If IN is a folder, one for each into a folder, where"
-    " our own masks of earlier runs are replaced.",
+    help="Write the mask that was used, a PNG; if IN is a folder, one for each into a folder. Masks"
+    " of earlier runs that nobody has changed are replaced.",
 )
 @click.option("--invert-mask", is_flag=True, help="Fill where the mask is black.")
 @click.option("--soft", is_flag=True, help="Greys of the mask are a soft edge, not cut at half.")
@@ -171,15 +171,6 @@ def inpaint(
     from denoiser.job import Inpainting
     from denoiser.single import resolve_target
 
-    writing = shared.writing()
-    if mask_out:
-        out = Path(target)
-        if not of_folder:
-            out = resolve_target(source, target, shared.suffix, writing["format"]) or out
-        check_mask_out(mask_out, Path(source), mask, out)
-        check_writable(mask_out if of_folder else mask_out.parent)
-        if mask_out.exists() and not (of_folder or shared.overwrite or shared.skip_existing):
-            raise OutputError(f"{mask_out} exists: give --overwrite to replace it")
     job = Inpainting(
         mask=mask,
         detect=detect,
@@ -191,8 +182,17 @@ def inpaint(
         dilate_px=dilate_px,
         feather_px=feather_px,
         grain_share=grain_share,
-        **writing,
+        **shared.writing(),
     )
+    if mask_out:
+        out = Path(target)
+        if not of_folder:
+            out = resolve_target(source, target, shared.suffix, job.format) or out
+        check_mask_out(mask_out, Path(source), mask, out)
+        check_writable(mask_out if of_folder else mask_out.parent)
+        written = not of_folder and not (shared.skip_existing and out.exists())
+        if written and mask_out.exists() and not job.may_replace_mask(mask_out):
+            raise OutputError(f"{mask_out} exists: give --overwrite to replace it")
     shared.process(source, target, job, model)
 
 

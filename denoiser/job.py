@@ -320,8 +320,12 @@ class Inpainting(Job):
                 raise OutputError(f"cannot make {path.parent}: {error.strerror}") from error
         grey = np.rint(255 * hole).astype(np.uint8)[..., None]
         mask = Picture(grey, "L", "PNG", texts=[_signature(grey)])
-        overwrite = self.replace_masks or _is_our_mask(path)
+        overwrite = self.may_replace_mask(path)
         images.write(mask, path, images.format_named("PNG"), overwrite=overwrite)
+
+    def may_replace_mask(self, path: Path) -> bool:
+        """Whether a file may be replaced by a mask: it is one of ours that nobody has changed."""
+        return self.replace_masks or _is_our_mask(path)
 
     def _mask_out_of(self, name: str) -> Path:
         assert self.mask_out

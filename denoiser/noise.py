@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from denoiser.picture import white_of
+
 _PATCH = 8
 _SAMPLES = 30_000
 
@@ -22,11 +24,10 @@ def estimate_sigma(image: np.ndarray) -> float:
     the rest does not exceed its median (Chen, Zhu and Heng, ICCV 2015). Patches span the channels.
 
     Args:
-        image: (H, W, C), floating point, or integers over their full range.
+        image: (H, W, C), white as `picture.white_of` has it.
 
     Returns:
-        Noise level in units of the image, integers counting as [0, 1]; 0 for a picture with too
-        few pixels to tell.
+        Noise level in [0, 1] units; 0 for a picture with too few pixels to tell.
     """
     patches = _patches(image)  # (N, patch * patch * C)
     if patches.shape[0] < 4 * patches.shape[1]:
@@ -75,5 +76,5 @@ def _patches(image: np.ndarray) -> np.ndarray:
         return np.empty((0, size), np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(image, (_PATCH, _PATCH), (0, 1))
     step = max(1, int(np.ceil(np.sqrt(windows.shape[0] * windows.shape[1] / _SAMPLES))))
-    white = np.float32(np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
+    white = np.float32(white_of(image))
     return windows[::step, ::step].reshape(-1, size).astype(np.float32) / white

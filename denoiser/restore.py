@@ -142,7 +142,6 @@ def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model)
         if model.contract.estimates:
             return None
         level = estimate_sigma(image)
-        level = level / white_of(image) if image.dtype.kind == "f" else level
     else:
         level = float(sigma)
     low, high = model.contract.sigma_range

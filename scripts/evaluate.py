@@ -134,6 +134,8 @@ def main(
     if inpaint:
         import holes  # which reads pictures as we do
 
+        if pairs or sigmas or blind:
+            raise ArgumentError("--inpaint goes without --pairs, --sigma and --blind")
         if set(chosen) - {"migan"}:
             raise ArgumentError("the only peer that fills holes is migan")
         others = {name: holes.migan(weights) for name in chosen}
@@ -148,7 +150,10 @@ def main(
     denoisers |= {name: peers.peer(name, weights, device) for name in chosen}
 
     if pairs:
-        settings = {"real noise": pair_cases(images, sigmas[0] if sigmas else None, limit)}
+        settings = {
+            "real noise" if level is None else f"told {level}": pair_cases(images, level, limit)
+            for level in sigmas or (None,)
+        }
     else:
         settings = {
             f"sigma {level}": gaussian_cases(images, level, limit)

@@ -98,6 +98,8 @@ def main(
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise ArgumentError(f"{checkpoint} exists: give --resume to go on, or another --out")
+    if resume and init:
+        raise ArgumentError("--resume goes on from the checkpoint: leave out --init")
     if threads:
         torch.set_num_threads(threads)
     place, first = join_processes(device)

@@ -218,8 +218,14 @@ def test_defects_are_found_filled_and_their_mask_is_written(
     found = np.asarray(Image.open(tmp_path / "out.png"))
     assert (found[mask] == 64).all() and (found[~mask] == 20).all()
     again = (*command[:-1], tmp_path / "again.png")
-    result = run_inpaint(*again)
-    assert result.code == 5 and "mask.png exists: give --overwrite" in result.err
+    assert run_inpaint(*again).code == 0  # the mask is ours
+    (tmp_path / "again.png").unlink()
+    (tmp_path / "mask.png").write_bytes(b"mine")
+    for existing in ([], ["--skip-existing"]):
+        result = run_inpaint(*existing, *again)
+        assert result.code == 5 and "mask.png exists: give --overwrite" in result.err
+        assert not (tmp_path / "again.png").exists()
+    assert run_inpaint("--skip-existing", *command).code == 0  # nothing is to be done
     assert run_inpaint("--overwrite", *again).code == 0
     result = run_inpaint(*options, tmp_path / "a.png", tmp_path / "in" / "a.png", tmp_path)
     assert result.code == 1 and "--save-mask and OUT" in result.err

@@ -141,7 +141,7 @@ def test_level_is_limited_to_what_the_model_knows(photo):
 
 def test_a_model_that_returns_nan_is_an_error():
     model = Model(tiny_onnx([helper.make_node("Log", ["image"], ["restored"])]), device="cpu")
-    with pytest.raises(ModelError, match="returned NaN$"):
+    with pytest.raises(ModelError, match=r"returned NaN$"):
         denoise(np.zeros((16, 16, 3), np.uint8), model)
 
 
