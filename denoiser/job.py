@@ -251,8 +251,9 @@ class Inpainting(Job):
             path = self._mask_of(name, self.mask)
             mask = masks.from_picture(images.read(path), picture, str(path))
         elif self.detect:
+            finding, progress = _halves(progress)
             finder = _finder(model.device, model.precision, model.threads, model.provider)
-            found = defects.find_defects(as_rgb8(picture), finder, self.detect)
+            found = defects.find_defects(as_rgb8(picture), finder, self.detect, finding)
             mask = found.astype(np.float32)
         else:
             mask = masks.from_alpha(picture)
@@ -377,6 +378,20 @@ def _finder(device: str, precision: Precision, threads: int, provider: str) -> M
 @functools.cache
 def _finder_sha256() -> str:
     return catalog.sha256_of(catalog.find(task="detect"))
+
+
+def _halves(progress: Progress | None) -> tuple[Progress | None, Progress | None]:
+    """Part a callback for work that is done in two goes over the same pixels."""
+    if progress is None:
+        return None, None
+
+    def first(done: int, total: int) -> None:
+        progress(done, 2 * total)
+
+    def second(done: int, total: int) -> None:
+        progress(total + done, 2 * total)
+
+    return first, second
 
 
 def _signature(mask: np.ndarray) -> tuple[bytes, bytes]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from denoiser import job, masks
 from denoiser.engine import Model
+from denoiser.images import Picture
 
 
 @pytest.fixture
@@ -248,6 +249,16 @@ def test_defects_are_found_filled_and_their_mask_is_written(
     assert result.code == 1 and "the masks of a.bmp and a.png would both become" in result.err
     dust = ("--overwrite", "--detect", "scratches", tmp_path / "in" / "a.png", tmp_path / "o.png")
     assert "no defect was found: nothing was filled" in run_inpaint(*dust).err
+
+
+def test_finding_and_filling_make_one_progress(red_is_a_scratch):
+    pixels = np.full((120, 160, 3), 20, np.uint8)
+    pixels[50:54, 70:75] = pixels[10:14, 20:25] = (20, 255, 255)
+    told = []
+    picture, model = Picture(pixels, "RGB", "PNG"), Model(filling_onnx(), device="cpu")
+    detecting = job.Inpainting(detect=("scratches", "dust"))
+    detecting.restore(["a"], [picture], model, lambda done, total: told.append(done / total))
+    assert told == sorted(told) and told[0] == 0.5 and told[-1] == 1
 
 
 @pytest.mark.parametrize(
