@@ -62,6 +62,12 @@ def whole_file(
         part.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove the unfinished files of `whole_file` that processes which were killed left behind."""
+    for part in folder.glob(".denoise-*.part"):
+        part.unlink()
+
+
 def write_text(target: Path, text: str) -> None:
     """Write a text whole, in the place of what is there.
 
@@ -111,9 +117,11 @@ def move_new(source: Path, target: Path) -> Path:
             # a name that is found again, should this be cut short
             place = hashlib.sha256(os.fsencode(source.absolute())).hexdigest()
             part = target.parent / f".denoise-{place[:16]}.part"
-            shutil.copy2(source, part)
+            part.unlink(missing_ok=True)  # it may be another name of what was moved before
+            shutil.copyfile(source, part)
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
+            shutil.copystat(source, part)
         for number in itertools.count():
             free = target.with_stem(f"{target.stem}-{number}") if number else target
             with contextlib.suppress(OutputError):
@@ -156,14 +164,9 @@ def check_writable(folder: Path) -> None:
     Raises:
         OutputError: It is so.
     """
-    place = nearest(folder)
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(place, os.W_OK):
         raise OutputError(f"cannot write into {folder}: {place} is read-only")
-
-
-def nearest(folder: Path) -> Path:
-    """The folder, or that which exists in which it would be made."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def lie_within_each_other(one: Path, other: Path) -> bool:

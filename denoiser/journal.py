@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from denoiser.errors import OutputError
+from denoiser.files import sweep
 from denoiser.plan import JOURNAL_FOLDER
 
 WRITING, DONE, FAILED, QUARANTINED = "writing", "done", "failed", "quarantined"
@@ -201,8 +202,7 @@ def open_journal(out: Path) -> Iterator[Journal]:
     except OSError as error:
         raise OutputError(f"cannot write into {out}: {error.strerror or error}") from error
     try:
-        for part in folder.glob(".denoise-*.part"):
-            part.unlink()
+        sweep(folder)
         journal = Journal(out)
         try:
             yield journal

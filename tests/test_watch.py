@@ -21,11 +21,10 @@ from conftest import blur_onnx
 from PIL import Image
 from test_batch import journal_rows, outputs
 
-from denoiser import files, images, job, watch
+from denoiser import images, job, watch
 from denoiser.batch import Batch
 from denoiser.engine import Model
 from denoiser.errors import OutputError
-from denoiser.files import move_new
 from denoiser.journal import Entry, open_journal
 from denoiser.plan import Options, Plan, make_plan
 
@@ -280,49 +279,6 @@ def test_a_lost_output_folder_ends_the_watch(place):
     assert "cannot write" in told(place)
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_an_original_that_changes_while_it_is_archived_stays(tmp_path, monkeypatch, elsewhere):
-    source, newer = tmp_path / "a.png", tmp_path / "b.png"
-    source.write_text("old")
-    newer.write_text("new")
-    rename_new = files.rename_new
-
-    def save_first(part, target):
-        rename_new(part, target)
-        newer.replace(source)
-
-    if elsewhere:  # as another file system
-        monkeypatch.setattr(files, "on_one_file_system", lambda source, folder: False)
-    monkeypatch.setattr(files, "rename_new", save_first)
-    assert move_new(source, tmp_path / "old" / "a.png").read_text() == "old"
-    assert source.read_text() == "new"
-
-
-def test_of_a_link_the_picture_is_archived(tmp_path):
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "1.png").write_text("picture")
-    (tmp_path / "a.png").symlink_to("store/1.png")
-    found = move_new(tmp_path / "a.png", tmp_path / "old" / "deep" / "a.png")
-    assert found.read_text() == "picture" and not found.is_symlink()
-    assert not (tmp_path / "a.png").is_symlink() and (tmp_path / "store" / "1.png").exists()
-
-
-def test_what_cannot_be_taken_away_is_not_archived(tmp_path, monkeypatch):
-    source = tmp_path / "a.png"
-    source.write_text("picture")
-    unlink = Path.unlink
-
-    def refuse(path, **options):
-        if path == source:
-            raise PermissionError(13, "Permission denied")
-        unlink(path, **options)
-
-    monkeypatch.setattr(Path, "unlink", refuse)
-    with pytest.raises(PermissionError):
-        move_new(source, tmp_path / "old" / "a.png")
-    assert source.exists() and not list((tmp_path / "old").iterdir())
-
-
 class Stop(threading.Event):
     """Set after some looks."""
 
@@ -433,16 +389,6 @@ def test_an_original_that_cannot_be_archived_is_told_once(place, monkeypatch):
         looking.run(results.append)
     assert len(results) == len(lines) == 1 and "stays where it is" in lines[0]
     assert not outputs(place / "old")
-
-
-def test_a_full_archive_name_gets_a_number(tmp_path):
-    for index in range(3):
-        source = tmp_path / "a.png"
-        source.write_text(str(index))
-        move_new(source, tmp_path / "old" / "a.png")
-        assert not source.exists()
-    kept = {path.name: path.read_text() for path in (tmp_path / "old").iterdir()}
-    assert kept == {"a.png": "0", "a-1.png": "1", "a-2.png": "2"}
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from denoiser.errors import InputError, RecipeError, TrainingError
-from denoiser.files import whole_file
+from denoiser.files import sweep, whole_file
 from denoiser.signals import uninterrupted
 from denoiser.training import neighbor2neighbor
 from denoiser.training.autoencoder import ConvAutoencoder, split
@@ -278,6 +278,8 @@ class Trainer:
             TrainingError: The loss exploded; the last checkpoint is kept.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        if self.rank == 0:
+            sweep(folder)
         training, first = self.recipe.training, self.rank == 0
         checkpoint = folder / "checkpoint.pt"
         log = Log(folder / "log.csv", self.step) if first else None
