@@ -17,7 +17,7 @@ from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
 from denoiser.files import check_writable, lie_within_each_other, write_text
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
-from denoiser.plan import Item, Options, Plan, check_apart, make_plan
+from denoiser.plan import Item, Options, Plan, check_apart, make_plan, part_clashes
 from denoiser.sheet import Sheet
 
 MOST_KINDS = 8
@@ -84,8 +84,7 @@ def process(
         suffix=places.suffix,
     )
     plan = find()
-    for _, why in plan.clashes:
-        raise ArgumentError(why)
+    _refuse_clashes(plan)
     job.check(item.name for item in plan.items)
     if rules is None and not plan.items and not plan.unreadable:
         inside = f"; --recursive looks into its {plan.folders} folders" if plan.folders else ""
@@ -101,6 +100,8 @@ def process(
         return
     sheet = Sheet() if sheet_path else None
     with open_journal(places.out) as journal:
+        part_clashes(plan, places.out)  # by case, which could not be seen before
+        _refuse_clashes(plan)
         batch = Batch(model, job, journal, options, seen=sheet.add if sheet else None)
         view = FolderView(None if rules else total, show)
         try:
@@ -123,6 +124,11 @@ def process(
                 write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
     if (failed := view.counts["failed"]) and not rules:
         raise PartialError(f"{failed} of {sum(view.counts.values())} pictures failed")
+
+
+def _refuse_clashes(plan: Plan) -> None:
+    for _, why in plan.clashes:
+        raise ArgumentError(why)
 
 
 def rehearse(plan: Plan, places: Places, batch: Batch, show: Show) -> int:

@@ -3,13 +3,12 @@
 import dataclasses
 import os
 import stat
-import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from denoiser.errors import ArgumentError
-from denoiser.files import lie_within_each_other, nearest
+from denoiser.files import lie_within_each_other
 from denoiser.images import SUFFIXES, Format
 
 JOURNAL_FOLDER = ".denoise"
@@ -101,7 +100,7 @@ def make_plan(
             plan.items.append(Item(inside.as_posix(), output.as_posix(), path, out / output))
     plan.items.sort(key=lambda item: item.name)
     plan.others.sort()
-    _part_clashes(plan, folds_case=_folds_case(out))
+    part_clashes(plan, out)
     return plan
 
 
@@ -157,9 +156,13 @@ def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
-def _part_clashes(plan: Plan, *, folds_case: bool) -> None:
-    """Take out pictures whose result would replace that of another."""
+def part_clashes(plan: Plan, out: Path) -> None:
+    """Take out pictures whose result would replace that of another.
+
+    Whether names that differ in case do is not known before `out` has a journal.
+    """
     taken: dict[str, Item] = {}
+    folds_case = _folds_case(out)
     for item in plan.items:
         key = item.output
         if folds_case:
@@ -174,13 +177,4 @@ def _part_clashes(plan: Plan, *, folds_case: bool) -> None:
 
 def _folds_case(out: Path) -> bool:
     """Whether the file system takes a.png and A.png for one file, where that can be seen."""
-    if (out / JOURNAL_FOLDER).exists():
-        return (out / JOURNAL_FOLDER.upper()).exists()
-    try:
-        probe = Path(tempfile.mkdtemp(prefix=".denoise-", dir=nearest(out)))
-    except OSError:
-        return False
-    try:
-        return probe.with_name(probe.name.upper()).exists()
-    finally:
-        probe.rmdir()
+    return (out / JOURNAL_FOLDER).exists() and (out / JOURNAL_FOLDER.upper()).exists()

@@ -17,7 +17,7 @@ import pytest
 from conftest import blur_onnx, tiny_onnx
 from PIL import Image
 
-from denoiser import batch, job
+from denoiser import batch, job, plan
 from denoiser.engine import Model
 from denoiser.journal import Journal, open_journal
 from denoiser.plan import Options, make_plan
@@ -211,6 +211,21 @@ def test_fail_fast_stops_at_the_first(denoise_folder, folder, tmp_path):
     result = denoise_folder("--fail-fast", "--json")
     assert result.code == 4 and states(result) == {"0.png": "failed"}
     assert "1 failed, 3 left" in result.err
+
+
+def test_names_that_differ_in_case_clash_in_the_first_run_already(
+    denoise_folder, folder, tmp_path, monkeypatch
+):
+    (folder / "A.jpg").write_bytes((folder / "a.jpg").read_bytes())
+    assert denoise_folder("--dry-run").code == 0
+
+    def folds(out):  # where that is so it can be seen once there is a journal
+        return (out / plan.JOURNAL_FOLDER).exists()
+
+    monkeypatch.setattr(plan, "_folds_case", folds)
+    result = denoise_folder()
+    assert result.code == 1 and "would both become" in result.err
+    assert not outputs(tmp_path / "out")
 
 
 def test_files_of_other_kinds_are_told_and_named_if_asked(denoise_folder, folder):

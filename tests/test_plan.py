@@ -1,5 +1,4 @@
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -47,21 +46,6 @@ def test_two_pictures_for_one_place_are_found(tmp_path):
     (((item, why),)) = plan.clashes
     assert item.name == "a.png" and "a.jpg and a.png would both become" in why
     assert not plan_of(tmp_path).clashes
-
-
-@pytest.mark.parametrize("folds", [False, True])
-def test_names_that_differ_in_case_clash_where_that_is_folded(tmp_path, monkeypatch, folds):
-    touch(tmp_path / "in", "a.png", "A.png")
-    make = tempfile.mkdtemp
-
-    def make_folded(*arguments, **options):
-        probe = Path(make(*arguments, **options))
-        probe.with_name(probe.name.upper()).mkdir()
-        return str(probe)
-
-    if folds:  # as such a file system shows it
-        monkeypatch.setattr(tempfile, "mkdtemp", make_folded)
-    assert len(plan_of(tmp_path).clashes) == folds
 
 
 def test_links_are_followed_once(tmp_path):
