@@ -141,6 +141,8 @@ def main(
         others = {name: holes.migan(weights) for name in chosen}
         holes.evaluate_holes(images, models, others, device, limit, out)
         return
+    if pairs and blind and sigmas:
+        raise ArgumentError("--blind tells no --sigma")
     if "migan" in chosen:
         raise ArgumentError("--peer migan needs --inpaint")
     denoisers: dict[str, peers.Denoiser] = {}

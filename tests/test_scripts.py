@@ -109,6 +109,24 @@ def test_inpainting_is_measured_beside_classical_methods_and_a_peer(tmp_path: Pa
         evaluate.main([*arguments, "--peer", "nlm"], standalone_mode=False)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--inpaint", "--sigma", "15"], "--inpaint goes without"),
+        (["--pairs", "--blind", "--sigma", "10"], "--blind tells no --sigma"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path: Path, options, words):
+    with pytest.raises(ArgumentError, match=words):
+        evaluate.main(["--images", str(tmp_path), *options], standalone_mode=False)
+
+
+def test_training_resumes_or_starts_from_weights(tmp_path: Path):
+    options = ["--resume", "--init", "x.onnx", "--images", tmp_path, "--out", tmp_path]
+    with pytest.raises(ArgumentError, match="leave out --init"):
+        train.main([*map(str, options)], standalone_mode=False)
+
+
 TINY_NETWORK = "[network]\nchannels = [8, 16]\nblocks = 1\n"
 SHORT_TRAINING = "[training]\nsteps = 6\nbatch = 4\ncrop_px = 32\nwarmup_steps = 0\n"
 
