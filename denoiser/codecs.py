@@ -30,9 +30,13 @@ _IPTC_RESOURCE = 0x0404
 _LONGEST_TEXT = 2**20  # bytes of a PNG's text, as Pillow reads it
 _XMP_SIDES = {b"PixelXDimension": b"PixelYDimension", b"ImageWidth": b"ImageLength"}
 _XMP_SIDES |= {other: side for side, other in _XMP_SIDES.items()}
-_XMP_POINTER = re.compile(rb'\s*xmpNote:HasExtendedXMP="[^"]*"')
+_XMP_POINTER = re.compile(
+    rb"\s*xmpNote:HasExtendedXMP=([\"'])\w*\1|<(xmpNote:HasExtendedXMP)>\w*</\2>"
+)
 _XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
-_opening = threading.Lock()  # for Pillow's limit is one for all threads
+_PILLOWS_BLOCK = ImageFile.MAXBLOCK
+_settings = threading.Lock()  # for those of Pillow, which are the same for all threads
+_wanted: list[int] = [0]  # bytes for the files that are being written
 _TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -79,7 +83,7 @@ def encode(picture: Picture, file: IO[bytes], format: Format, quality: int | Non
 
 def _open(data: bytes) -> ImageFile.ImageFile:
     """Read a header without Pillow's own limit, which 100 megapixels pass; ours is checked then."""
-    with _opening:
+    with _settings:
         before = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
@@ -105,8 +109,8 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
         picture.iptc = _iptc(segments)
         picture.comment = b"\n".join(text for kind, text in segments if kind == "COM") or None
         if any(text.startswith(_XMP_EXTENSION) for _, text in segments):
+            picture.has_extended_xmp = True
             picture.xmp = picture.xmp and _XMP_POINTER.sub(b"", picture.xmp)
-            picture.notes.append("its extended XMP is dropped")
     elif name == "WEBP":
         picture.encoding = {"lossless": b"VP8L" in _riff_chunks(data)}
     elif name == "PNG":
@@ -288,6 +292,27 @@ def _make_upright(picture: Picture) -> None:
             )
 
 
+@contextlib.contextmanager
+def _room_for(size: int) -> Iterator[None]:
+    """Give Pillow's JPEG writer room for a whole file: optimised ones are written in one piece.
+
+    Its limit, which it looks up when it begins, is one for all threads.
+    """
+
+    def widen() -> None:
+        ImageFile.MAXBLOCK = min(max(_PILLOWS_BLOCK, *_wanted), 2**31 - 1)
+
+    with _settings:
+        _wanted.append(size)
+        widen()
+    try:
+        yield
+    finally:
+        with _settings:
+            _wanted.remove(size)
+            widen()
+
+
 class _WithoutDescriptor:
     """A file that Pillow cannot write past Python, which it would without noticing a full disk."""
 
@@ -331,9 +356,8 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
             info.add(kind, body)
     blocks = (picture.icc, picture.exif, picture.xmp, picture.iptc, picture.comment)
     metadata = sum(len(block or b"") for block in blocks)
-    room = 4 * pixels.size + metadata + 65536  # for an optimised JPEG, written in one piece
-    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, room)  # only grows, as other threads write, too
-    image.save(_WithoutDescriptor(file), format.name, **options)  # type: ignore[arg-type]
+    with _room_for(4 * pixels.size + metadata if format.name == "JPEG" else 0):
+        image.save(_WithoutDescriptor(file), format.name, **options)  # type: ignore[arg-type]
 
 
 def _photoshop_segment(iptc: bytes) -> bytes:

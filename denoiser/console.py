@@ -180,7 +180,7 @@ def progress_bar(title: str, *, enabled: bool) -> Iterator["Callback | None"]:
             bar = _bar()
             bar.add_task(escape(visible(title)), total=total)
             bar.start()
-        bar.update(bar.task_ids[0], completed=done)
+        bar.update(bar.task_ids[0], completed=done, total=total)
 
     try:
         yield advance

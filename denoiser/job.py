@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
@@ -252,7 +253,11 @@ class Inpainting(Job):
             mask = masks.from_picture(images.read(path), picture, str(path))
         elif self.detect:
             finding, progress = _halves(progress)
-            finder = _finder(model.device, model.precision, model.threads, model.provider)
+            on_gpu = model.provider != CPU
+            precision: Precision = "fp32" if model.precision == "fp32" else "auto"
+            finder = _finder(model.device if on_gpu else "cpu", precision, model.threads)
+            if on_gpu and finder.fallback:
+                picture.notes.append(f"defects were found on the CPU: {finder.fallback}")
             found = defects.find_defects(as_rgb8(picture), finder, self.detect, finding)
             mask = found.astype(np.float32)
         else:
@@ -345,8 +350,9 @@ class Inpainting(Job):
                 raise InputError(f"no such mask: {mask}")
             return mask
         folder, stem = (mask / name).parent, Path(name).stem
-        found = _by_stem(folder, folder.stat().st_mtime_ns).get(stem) if folder.is_dir() else None
-        if not found or len(found) > 1:
+        alike = _by_stem(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
+        found = [path for path in alike.get(_folded(stem), []) if _has_stem(path, stem)]
+        if len(found) != 1:
             many = "several masks" if found else "no mask"
             raise InputError(f"{many} for {name} in {mask}")
         return found[0]
@@ -354,25 +360,28 @@ class Inpainting(Job):
 
 @functools.lru_cache(maxsize=64)
 def _by_stem(folder: Path, changed: int) -> dict[str, list[Path]]:
-    """Sort the pictures in a folder by stem; `changed`, its time, is there to ask again."""
+    """Sort the pictures in a folder by folded stem; `changed`, its time, is there to ask again."""
     found: dict[str, list[Path]] = {}
     for path in folder.iterdir():
         if path.suffix.lower() in images.SUFFIXES and path.is_file():
-            found.setdefault(path.stem, []).append(path)
+            found.setdefault(_folded(path.stem), []).append(path)
     return found
 
 
+def _folded(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem).casefold()
+
+
+def _has_stem(path: Path, stem: str) -> bool:
+    """Whether a file is found by a stem: some systems do not mind how names are spelt."""
+    same = path.with_name(stem + path.suffix)
+    return path.stem == stem or (same.is_file() and same.samefile(path))
+
+
 @functools.lru_cache(maxsize=1)
-def _finder(device: str, precision: Precision, threads: int, provider: str) -> Model:
-    """What finds defects, where and how a model that fills them runs."""
-    on_gpu = provider != CPU
-    return catalog.load(
-        task="detect",
-        device=device if on_gpu else "cpu",
-        require_gpu=on_gpu,
-        precision=precision,
-        threads=threads,
-    )
+def _finder(device: str, precision: Precision, threads: int) -> Model:
+    """What finds defects."""
+    return catalog.load(task="detect", device=device, precision=precision, threads=threads)
 
 
 @functools.cache
@@ -381,7 +390,7 @@ def _finder_sha256() -> str:
 
 
 def _halves(progress: Progress | None) -> tuple[Progress | None, Progress | None]:
-    """Part a callback for work that is done in two goes over the same pixels."""
+    """Part a callback for work that is done in two goes, each a half of it."""
     if progress is None:
         return None, None
 

@@ -74,7 +74,7 @@ FORMATS = (
         cmyk=True,
     ),
     Format("WEBP", (".webp",), grey=False, lossy=True, longest_side=16_383),
-    Format("AVIF", (".avif",), exact_alpha=False, grey=False, lossy=True, longest_side=65_536),
+    Format("AVIF", (".avif",), exact_alpha=False, grey=False, lossy=True, longest_side=32_768),
     Format("BMP", (".bmp",), alpha=False, metadata=("dpi",)),
 )
 
@@ -95,6 +95,8 @@ class Picture:
     exif: bytes | None = None
     """The EXIF block from its TIFF header on, orientation already 1."""
     xmp: bytes | None = None
+    has_extended_xmp: bool = False
+    """Whether a JPEG had XMP in segments of its own, which are not read."""
     dpi: tuple[float, float] | None = None
     iptc: bytes | None = None
     """Captions and keywords of a JPEG (IPTC-IIM)."""
@@ -156,6 +158,8 @@ def adapt(
         lost.append("a grey ICC profile")
     if format.name != "PNG" and not changes.get("icc", picture.icc):
         lost += _other_colours(picture.png_chunks)
+    if picture.has_extended_xmp and not strip_metadata:
+        notes.append("its extended XMP is dropped")
     if lost:
         notes.append(f"{format.name} cannot hold {', '.join(lost)}: dropped")
     return dataclasses.replace(picture, **changes), notes

@@ -187,7 +187,7 @@ def test_pictures_that_no_encoder_takes_get_code_5(run_denoise, tmp_path, identi
     source = tmp_path / "in.png"
     Image.new("RGB", (20_000, 1)).save(source)
     before = sorted(tmp_path.rglob("*"))
-    result = run_denoise(source, tmp_path / "o.webp", "--model", identity_path)
+    result = run_denoise(source, tmp_path / "o.webp", "--model", "none")  # before any work is done
     assert_fails(result, 5, "o.webp", tmp_path, before)
     result = run_denoise(source, tmp_path / ("x" * 300 + ".png"), "--model", identity_path)
     assert_fails(result, 5, "xxx", tmp_path, before)
@@ -399,6 +399,12 @@ def test_doctor_does_not_find_a_gpu_on_the_cpu(run_denoise):
 def test_a_name_that_cannot_be_looked_up_is_an_unreadable_input(run_denoise, tmp_path):
     result = run_denoise(tmp_path / ("n" * 300), tmp_path / "o.png")
     assert result.code == 2 and "cannot read" in result.err
+
+
+@pytest.mark.parametrize("option", ["--strength", "--sigma", "--settle", "--poll"])
+def test_nan_is_no_number(run_denoise, tmp_path, option):
+    result = run_denoise(SAMPLE, tmp_path / "o", "--watch", option, "nan")
+    assert result.code == 1 and "nan" in result.err and not (tmp_path / "o").exists()
 
 
 def test_contradicting_options_are_refused(run_denoise, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from denoiser import codecs, exif
 from denoiser.errors import ArgumentError, InputError, OutputError
@@ -459,6 +459,21 @@ def test_colours_that_only_a_png_can_describe_are_missed(chunks, lost):
         assert any(told in note for note in notes) == (lost is not None and format is JPEG)
 
 
+def test_pillows_settings_are_as_they_were():
+    before = (ImageFile.MAXBLOCK, Image.MAX_IMAGE_PIXELS)
+    for format in (JPEG, PNG, WEBP):
+        read(_encoded(format))
+    assert before == (ImageFile.MAXBLOCK, Image.MAX_IMAGE_PIXELS)
+
+
+def _encoded(format):
+    data = io.BytesIO()
+    write(
+        full_picture("RGB", "uint8", None, pixels=random_pixels("RGB", "uint8", 400)), data, format
+    )
+    return data.getvalue()
+
+
 def test_extended_xmp_is_missed(tmp_path):
     packet = XMP.replace(b"tiff:Orientation", b'xmpNote:HasExtendedXMP="AB12" tiff:Orientation')
     namespace = b"http://ns.adobe.com/xmp/extension/\0"
@@ -466,19 +481,25 @@ def test_extended_xmp_is_missed(tmp_path):
     path = tmp_path / "a.jpg"
     Image.new("RGB", (8, 8)).save(path, xmp=packet, extra=segment)
     picture = read(path)
-    assert picture.notes == ["its extended XMP is dropped"]
+    for strip in (False, True):
+        _, notes = adapt(picture, JPEG, "keep", strip_metadata=strip)
+        assert notes == ([] if strip else ["its extended XMP is dropped"])
     assert picture.xmp == packet.replace(b' xmpNote:HasExtendedXMP="AB12"', b"")
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
 def test_a_format_is_known_to_hold_so_many_pixels_a_side_and_no_more(format):
-    for side in (16384, 65501, 65537):
+    for side in (format.longest_side, 16384, 32769, 65501):
+        if side == 2**31 - 1:
+            continue
         picture = Picture(np.zeros((1, side, 3), np.uint8), "RGB", "PNG")
         if side > format.longest_side:
             with pytest.raises(OutputError, match=f"{format.longest_side} pixels a side"):
                 Job(format=format).format_for(picture, io.BytesIO())
         else:
-            write(picture, io.BytesIO(), format)
+            data = io.BytesIO()
+            write(picture, data, format)
+            assert read(data.getvalue()).pixels.shape[:2] == (1, side)
 
 
 def test_further_pages_are_mentioned(tmp_path):
