@@ -356,7 +356,7 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
             info.add(kind, body)
     blocks = (picture.icc, picture.exif, picture.xmp, picture.iptc, picture.comment)
     metadata = sum(len(block or b"") for block in blocks)
-    with _room_for(4 * pixels.size + metadata if format.name == "JPEG" else 0):
+    with _room_for(4 * pixels.size + metadata + 65536 if format.name == "JPEG" else 0):
         image.save(_WithoutDescriptor(file), format.name, **options)  # type: ignore[arg-type]
 
 
