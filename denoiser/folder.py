@@ -74,7 +74,7 @@ def process(
             raise ArgumentError(f"OUT and the archive {rules.archive} lie within each other")
         check_writable(rules.archive)
     if sheet_path:
-        check_sheet(sheet_path, places.out, overwrite=options.overwrite)
+        check_sheet(sheet_path, places, overwrite=options.overwrite)
     find = functools.partial(
         make_plan,
         places.source,
@@ -151,15 +151,20 @@ def rehearse(plan: Plan, places: Places, batch: Batch, show: Show) -> int:
     return len(failures)
 
 
-def check_sheet(path: Path, out: Path, *, overwrite: bool) -> None:
-    """Refuse a contact sheet that cannot be written.
+def check_sheet(path: Path, places: Places, *, overwrite: bool) -> None:
+    """Refuse a contact sheet that cannot be written, or would be in the way.
 
     Raises:
-        ArgumentError: It is standard output or a folder.
-        OutputError: It exists, or its folder neither exists nor is `out`, or is read-only.
+        ArgumentError: It is standard output or a folder, has the name of a picture, or lies in IN.
+        OutputError: It exists, or its folder neither exists nor is OUT, or is read-only.
     """
+    out = places.out
     if path == Path("-") or path.is_dir() or path.resolve() == out.resolve():
         raise ArgumentError(f"--report is a file, not {path}")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ArgumentError(f"--report writes HTML: give {path.with_suffix('.html')}")
+    if path.resolve().is_relative_to(places.source.resolve()):
+        raise ArgumentError(f"--report {path} lies in IN: choose another place")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: give --overwrite to replace it")
     if path.parent.resolve() != out.resolve():

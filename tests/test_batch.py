@@ -460,6 +460,9 @@ def test_the_contact_sheet_shows_before_and_after(denoise_folder, tmp_path):
     for no_file in ("-", "", tmp_path, tmp_path / "out"):
         result = denoise_folder("--report", no_file, "--overwrite")
         assert result.code == 1 and "--report is a file" in result.err
+    for elsewhere, words in (("out/b.png", "give "), ("in/b.html", "lies in IN")):
+        result = denoise_folder("--report", tmp_path / elsewhere)
+        assert result.code == 1 and words in result.err
     denoise_folder("--report", page)
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 4 and "sub/b.png" in text
