@@ -90,6 +90,8 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
     if picture.pixels.dtype == np.float32 and not np.isfinite(picture.pixels).all():
         raise InputError(f"{name} holds NaN or infinite values")
     picture.white = white_of(picture.pixels)
+    if picture.pixels.dtype.kind == "f" and picture.pixels.size:
+        picture.exceeds = bool(picture.pixels.min() < 0 or picture.pixels.max() > picture.white)
     return picture
 
 

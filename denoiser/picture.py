@@ -91,6 +91,8 @@ class Picture:
     """Name of the format it was read from, as in `FORMATS`."""
     white: float = 1.0
     """Value of white in floating point; integers have it at their maximum."""
+    exceeds: bool = False
+    """Whether floating point goes below black or beyond white, as integers cannot."""
     icc: bytes | None = None
     exif: bytes | None = None
     """The EXIF block from its TIFF header on, orientation already 1."""
@@ -182,6 +184,8 @@ def _adapt_pixels(
         bits = 16 if wanted == "uint16" else 8
         white = f" and clipped, white is {picture.white:g}" if pixels.dtype.kind == "f" else ""
         notes.append(f"{format.name} is written with at most {bits} bits: rounded{white}")
+    elif wanted.startswith("uint") and picture.exceeds:
+        notes.append(f"clipped to {wanted[4:]} bits, white is {picture.white:g}")
     if mode == "CMYK" and not format.cmyk:
         notes.append(f"{format.name} cannot hold CMYK: converted to 8-bit sRGB")
         pixels, mode = _cmyk_to_rgb(_to_depth(pixels, "uint8", picture.white), picture.icc), "RGB"

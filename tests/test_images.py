@@ -459,6 +459,18 @@ def test_colours_that_only_a_png_can_describe_are_missed(chunks, lost):
         assert any(told in note for note in notes) == (lost is not None and format is JPEG)
 
 
+@pytest.mark.parametrize(("most", "told"), [(1, False), (2.5, True)])
+def test_what_lies_beyond_white_is_missed_where_integers_are_asked_for(tmp_path, most, told):
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.linspace(0, most, 300, dtype=np.float32).reshape(10, 30)
+    )
+    picture = read(tmp_path / "a.tif")
+    for depth in ("8", "16"):
+        _, notes = adapt(picture, TIFF, depth, strip_metadata=False)
+        assert notes == ([f"clipped to {depth} bits, white is 1"] if told else [])
+    assert not adapt(picture, TIFF, "keep", strip_metadata=False)[1]
+
+
 def test_pillows_settings_are_as_they_were():
     before = (ImageFile.MAXBLOCK, Image.MAX_IMAGE_PIXELS)
     for format in (JPEG, PNG, WEBP):
