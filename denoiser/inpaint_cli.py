@@ -67,6 +67,8 @@ def check_mask(name: str, source: str, target: str) -> Path:
     from denoiser.files import lie_within_each_other
 
     mask, out = Path(name), Path(target)
+    if name == "-":
+        raise ArgumentError("MASK is a file or a folder, not standard input")
     if not name or look_up(name) is None:
         raise InputError(f"no such mask: {name or '(empty name)'}")
     if target != "-" and out.exists() and out.samefile(mask):

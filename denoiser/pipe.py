@@ -119,6 +119,8 @@ def _parse(line: bytes) -> dict[str, Any]:
     """
     try:
         header: dict[str, Any] = json.loads(line)
+        if not isinstance(header, dict):
+            raise ValueError("it must be an object of JSON")
         if header["task"] == "cancel":
             return header
         sides = (header["width"], header["height"])

@@ -101,13 +101,15 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
         The path, None for standard output.
 
     Raises:
-        ArgumentError: IN and OUT are the same, OUT's format is unknown, or OUT is a folder and IN
-            has no name.
+        ArgumentError: IN and OUT are the same, OUT's format is unknown, OUT is a folder and IN
+            has no name, or it is none and there is a suffix.
         InputError: IN does not exist.
         OutputError: OUT's folder does not exist, or it is standard output and closed.
     """
     if source != "-" and not (source and Path(source).exists()):
         raise InputError(f"no such file: {source or '(empty name)'}")
+    if suffix and not Path(target).is_dir():
+        raise ArgumentError("--suffix is added to names in a folder, and OUT is none")
     if target == "-":
         if sys.stdout is None:
             raise OutputError("standard output is closed")
