@@ -87,11 +87,12 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
         raise InputError(f"{name} does not fit into memory") from None
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise InputError(f"{name} is damaged: {error}") from error
-    if picture.pixels.dtype == np.float32 and not np.isfinite(picture.pixels).all():
-        raise InputError(f"{name} holds NaN or infinite values")
     picture.white = white_of(picture.pixels)
-    if picture.pixels.dtype.kind == "f" and picture.pixels.size:
-        picture.exceeds = bool(picture.pixels.min() < 0 or picture.pixels.max() > picture.white)
+    if picture.pixels.dtype == np.float32:
+        least, most = picture.pixels.min(initial=0), picture.pixels.max(initial=0)
+        if not np.isfinite([least, most]).all():  # NaN is the least and the most of anything
+            raise InputError(f"{name} holds NaN or infinite values")
+        picture.exceeds = bool(least < 0 or most > picture.white)
     return picture
 
 

@@ -278,9 +278,9 @@ class Trainer:
             TrainingError: The loss exploded; the last checkpoint is kept.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        if self.rank == 0:
-            sweep(folder)
         training, first = self.recipe.training, self.rank == 0
+        if first:
+            sweep(folder)
         checkpoint = folder / "checkpoint.pt"
         log = Log(folder / "log.csv", self.step) if first else None
         pixels_per_step = training.batch * training.crop_px**2
