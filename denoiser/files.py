@@ -158,15 +158,33 @@ def on_one_file_system(one: Path, other: Path) -> bool:
     return one.stat().st_dev == other.stat().st_dev
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, file: Path | None = None) -> None:
     """Refuse a folder in which nothing can be written, or in whose place none can be made.
+
+    Args:
+        folder: The folder.
+        file: What is to be written there, for the error; None for many things.
 
     Raises:
         OutputError: It is so.
     """
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(place, os.W_OK):
-        raise OutputError(f"cannot write into {folder}: {place} is read-only")
+    try:
+        tempfile.TemporaryFile(dir=place).close()  # permissions do not tell all, nor hold for root
+    except OSError as error:
+        what, why = file or f"into {folder}", error.strerror
+        raise OutputError(f"cannot write {what}: {place} takes no files ({why})") from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file whose folder does not exist, or takes none.
+
+    Raises:
+        OutputError: It is so.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
+    check_writable(path.resolve().parent, path)  # a link is written through
 
 
 def lie_within_each_other(one: Path, other: Path) -> bool:

@@ -14,7 +14,7 @@ from denoiser.batch import Batch, Result
 from denoiser.console import FolderView, Show, say
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
-from denoiser.files import check_writable, lie_within_each_other, write_text
+from denoiser.files import check_file, check_writable, lie_within_each_other, write_text
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
 from denoiser.plan import Item, Options, Plan, check_apart, make_plan, part_clashes
@@ -168,9 +168,7 @@ def check_sheet(path: Path, places: Places, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: give --overwrite to replace it")
     if path.parent.resolve() != out.resolve():
-        if not path.parent.is_dir():
-            raise OutputError(f"no such folder: {path.parent}")
-        check_writable(path.parent)
+        check_file(path)
 
 
 def _outcome(item: Item, state: str, why: str) -> dict[str, object]:

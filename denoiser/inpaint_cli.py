@@ -47,8 +47,8 @@ def check_mask_out(mask_out: Path, source: Path, mask: Path | None, out: Path) -
     """
     from denoiser.files import lie_within_each_other
 
-    if not source.is_dir() and mask_out.is_dir():
-        raise ArgumentError("--save-mask is a file where IN is one")
+    if mask_out == Path("-") or (mask_out.is_dir() and not source.is_dir()):
+        raise ArgumentError(f"--save-mask is a file, or a folder if IN is one, not {mask_out}")
     if not source.is_dir() and mask_out.suffix.lower() != ".png":
         raise ArgumentError(f"--save-mask writes PNG: give {mask_out.with_suffix('.png')}")
     for what, path in {"IN": source, "MASK": mask or source, "OUT": out}.items():
@@ -169,7 +169,7 @@ def inpaint(
     if mask_from == "alpha" and feather_px:
         raise ArgumentError("--feather would let invisible colours be seen: not with --mask alpha")
 
-    from denoiser.files import check_writable
+    from denoiser.files import check_file, check_writable
     from denoiser.job import Inpainting
     from denoiser.single import resolve_target
 
@@ -191,7 +191,8 @@ def inpaint(
         if not of_folder:
             out = resolve_target(source, target, shared.suffix, job.format) or out
         check_mask_out(mask_out, Path(source), mask, out)
-        check_writable(mask_out if of_folder else mask_out.parent)
+        check = check_writable if of_folder else check_file
+        check(mask_out)
         written = not of_folder and not (shared.skip_existing and out.exists())
         if written and mask_out.exists() and not job.may_replace_mask(mask_out):
             raise OutputError(f"{mask_out} exists: give --overwrite to replace it")

@@ -56,7 +56,10 @@ device_options = [
         help="auto computes in fp16 on a GPU, in fp32 on a CPU.",
     ),
     click.option(
-        "--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 = all cores."
+        "--threads",
+        type=click.IntRange(0),
+        default=0,
+        help="CPU threads, no more than cores; 0 = all cores.",
     ),
 ]
 writing_options = [
@@ -200,7 +203,7 @@ class Shared:
                 device=self.device,
                 require_gpu=self.require_gpu,
                 precision=self.precision,
-                threads=self.threads,
+                threads=min(self.threads, os.cpu_count() or 1),  # more only wait for each other
             )
 
         existing = plan.Options(self.overwrite, self.skip_existing, self.fail_fast)

@@ -22,6 +22,9 @@ PROTOCOL = 1
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 TYPES = {"uint8": "u1", "uint16": "<u2", "float32": "<f4"}
 BAND_BYTES = 1 << 22
+OPTIONS = {"denoise": {"sigma", "strength"}, "inpaint": {"grow", "feather", "grain"}}
+KEYS = {"task", "width", "height", "mode", "type", "keep", "id", "model", "device"}
+"""Of every request, beside the options of its task."""
 PROGRESS_S = 0.1
 """Least time between two lines of progress."""
 
@@ -128,7 +131,7 @@ def _parse(line: bytes) -> dict[str, Any]:
             raise ValueError("width and height must be positive whole numbers")
         if sides[0] * sides[1] > LARGEST_MP * 1e6:
             raise ValueError(f"more than {LARGEST_MP} megapixels")
-        for key, known in (("mode", CHANNELS), ("type", TYPES), ("task", ("denoise", "inpaint"))):
+        for key, known in (("mode", CHANNELS), ("type", TYPES), ("task", OPTIONS)):
             if header[key] not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}")
         return header
@@ -194,6 +197,8 @@ def _reason(error: Exception) -> str:
 def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Do what is asked; the pixels to send back, and what is to be told of them."""
     header, pixels = request.header, request.pixels
+    if unknown := sorted(header.keys() - KEYS - OPTIONS[header["task"]]):
+        raise ArgumentError(f"to {header['task']} takes no {', '.join(unknown)}")
     progress(0, 1)
     picture = Picture(pixels, header["mode"], "PNG")
     model = load_model(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from denoiser import images
 from denoiser.console import Show, Stopwatch, progress_bar
 from denoiser.errors import ArgumentError, InputError, OutputError
-from denoiser.files import check_writable
+from denoiser.files import check_file
 from denoiser.images import Format
 from denoiser.job import Job
 from denoiser.plan import Options
@@ -107,12 +107,14 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
         OutputError: OUT's folder does not exist, or it is standard output and closed.
     """
     if source != "-" and not (source and Path(source).exists()):
-        raise InputError(f"no such file: {source or '(empty name)'}")
+        raise InputError(f"no such file or folder: {source or '(empty name)'}")
     if suffix and not Path(target).is_dir():
         raise ArgumentError("--suffix is added to names in a folder, and OUT is none")
     if target == "-":
         if sys.stdout is None:
             raise OutputError("standard output is closed")
+        if sys.stdout.isatty():
+            raise ArgumentError("OUT is - and standard output a terminal: send it to a file")
         return None
     out = Path(target)
     if out.is_dir():
@@ -121,9 +123,7 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
         name = Path(source)
         extension = format.suffixes[0] if format else name.suffix
         out = out / f"{name.stem}{suffix}{extension}"
-    if not out.parent.is_dir():
-        raise OutputError(f"cannot write {out}: there is no folder {out.parent}")
-    check_writable(out.resolve().parent)  # a link is written through
+    check_file(out)
     if source != "-" and out.exists() and out.samefile(source):
         raise ArgumentError("IN and OUT are the same file: the input is never overwritten")
     if not format:

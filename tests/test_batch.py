@@ -361,9 +361,11 @@ def test_a_really_full_disk(run_denoise, tmp_path, blur_path, rng):
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs a folder that nobody may write")
-def test_a_read_only_output_folder_is_said_at_once(denoise_folder):
+def test_an_output_folder_or_archive_that_takes_no_files_is_said_at_once(denoise_folder):
     result = denoise_folder(out=Path("/proc/out"))
     assert result.code == 5 and "cannot write into /proc/out" in result.err
+    result = denoise_folder("--watch", "--on-success", "archive:/proc/old")
+    assert result.code == 5 and "cannot write into /proc/old" in result.err
 
 
 @pytest.mark.slow
@@ -468,7 +470,7 @@ def test_the_contact_sheet_shows_before_and_after(denoise_folder, tmp_path):
     assert text.count("data:image/png;base64,") == 4 and "sub/b.png" in text
     assert denoise_folder("--report", page).code == 5  # exists
     result = denoise_folder("--report", tmp_path / "none" / "sheet.html")
-    assert result.code == 5 and "no such folder" in result.err
+    assert result.code == 5 and "there is no folder" in result.err
 
 
 def test_a_bar_with_files_speed_and_time_on_a_terminal(folder, tmp_path, blur_path):

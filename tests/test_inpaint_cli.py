@@ -271,6 +271,7 @@ def test_finding_and_filling_make_one_progress(red_is_a_scratch):
         (["--detect", "dust", "--save-mask", "out.png"], "--save-mask and OUT"),
         (["--detect", "dust", "--save-mask", "mask.jpg"], "give mask.png"),
         (["--detect", "dust", "--save-mask", ""], "--save-mask is a file"),
+        (["--detect", "dust", "--save-mask", "-"], "--save-mask is a file"),
     ],
 )
 def test_detection_is_asked_for_in_one_way(run_inpaint, tmp_path, monkeypatch, options, words):
@@ -278,3 +279,12 @@ def test_detection_is_asked_for_in_one_way(run_inpaint, tmp_path, monkeypatch, o
     Image.new("RGB", (64, 48)).save("in.png")
     result = run_inpaint(*options, "in.png", "out.png")
     assert result.code == 1 and words in result.err
+
+
+def test_a_mask_without_a_folder_is_refused_before_any_work(run_inpaint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 48)).save("in.png")
+    options = ("--detect", "dust", "--save-mask", "none/mask.png")
+    result = run_inpaint(*options, "in.png", "out.png")
+    assert result.code == 5 and "there is no folder none" in result.err
+    assert not (tmp_path / "out.png").exists() and not (tmp_path / "none").exists()

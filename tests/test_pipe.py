@@ -114,6 +114,7 @@ def test_holes_are_filled_and_told(engine, tmp_path, rng):
         ({"keep": [0, 0, 99, 1]}, "keep must be"),
         ({"device": "abacus"}, "abacus"),
         ({"device": ["cpu"]}, "device must be a text"),
+        ({"stength": 0.5}, "to denoise takes no stength"),
     ],
 )
 def test_errors_are_told_and_the_engine_goes_on(engine, options, words):
