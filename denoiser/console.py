@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -45,6 +46,7 @@ def _commands(sign: str) -> bool:
 def run(command: click.Command) -> NoReturn:
     """Run a command; every error becomes one line on stderr and its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidies up as Ctrl-C does
+    warnings.simplefilter("ignore")  # of libraries, on what is odd in a file that can be read
     _add_verbose(command)
     verbose = any(re.fullmatch("--verbose|-[a-z]*v[a-z]*", word) for word in sys.argv[1:])
     try:

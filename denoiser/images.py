@@ -1,7 +1,6 @@
 """Files to pictures and back."""
 
 import io
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal
@@ -73,9 +72,7 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
     if not data:
         raise InputError(f"{name} is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture = codecs.decode(data)
+        picture = codecs.decode(data)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:

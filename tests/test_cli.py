@@ -274,6 +274,14 @@ def test_a_required_gpu_gets_code_6(run_denoise, noisy, tmp_path, monkeypatch):
         assert_fails(result, 6, "no NVIDIA driver", tmp_path, before)
 
 
+def test_what_libraries_warn_of_is_told_in_our_words_only(tmp_path):
+    odd, out = tmp_path / "odd.jpg", tmp_path / "out.jpg"
+    Image.new("RGB", (64, 48)).save(odd, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x0f")
+    result = subprocess.run([*DENOISE, odd, out, "--device", "cpu"], capture_output=True, text=True)
+    warning, line = result.stderr.splitlines()
+    assert warning == "warning: its EXIF is damaged: dropped" and line.startswith(f"{odd} -> {out}")
+
+
 def test_verbose_adds_the_traceback(run_denoise, tmp_path):
     assert "Traceback" in run_denoise(tmp_path / "no.png", tmp_path / "o.png", "-v").err
 
