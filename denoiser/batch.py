@@ -265,7 +265,8 @@ class Batch:
         alike: list[_Work] = []
         kind = _kind(first)
         area = first.picture.pixels.shape[0] * first.picture.pixels.shape[1]
-        together = self.job.stacks and self.model.provider != CPU
+        stacks = self.job.stacks and self.model.contract.stacks
+        together = stacks and self.model.provider != CPU
         most = LARGEST_STACK_PX // max(1, area) if together else 1
         while reads and len(alike) + 1 < most and reads[0].done():
             other = reads[0].result()

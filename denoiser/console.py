@@ -203,7 +203,7 @@ class FolderView:
         """
         self.show, self.total = show, total
         self.counts = {"done": 0, "skipped": 0, "failed": 0}
-        self.megapixels, self.began = 0.0, time.monotonic()
+        self.megapixels, self.began = 0.0, time.perf_counter()  # monotonic() may stand still
         self.failures: list[str] = []
         self.provider = self.fallback = ""
         self._bar: Progress | None = None
@@ -255,7 +255,7 @@ class FolderView:
             words += "".join(traceback.format_exception(result.error)).splitlines()
         for line in [] if self.show.quiet else words:
             self.tell(line)
-        speed = f"{self.megapixels / (time.monotonic() - self.began):.2f} MP/s"
+        speed = f"{self.megapixels / (time.perf_counter() - self.began):.2f} MP/s"
         self._update(completed=sum(self.counts.values()), speed=speed)
 
     def tell(self, line: str) -> None:
@@ -283,7 +283,7 @@ class FolderView:
             parts.append(f"{left} left")
         line = ", ".join(parts) or "nothing to do"
         if self.counts["done"]:
-            seconds = time.monotonic() - self.began
+            seconds = time.perf_counter() - self.began
             line += f"; {self.megapixels:.1f} megapixels in {seconds:.0f} s"
             line += f", {self.megapixels / seconds:.2f} MP/s, {self.provider}"
             line += f" (GPU not used: {self.fallback})" if self.fallback else ""

@@ -1,9 +1,11 @@
 """The only importer of onnxruntime: providers, sessions, precision, what a model promises."""
 
+import contextlib
 import ctypes
 import dataclasses
 import hashlib
 import importlib.metadata
+import io
 import os
 import platform
 import re
@@ -46,6 +48,8 @@ class Contract:
     """The same where the model estimates the level."""
     sigma_range: tuple[float, float] = (0.0, 1.0)
     """Noise levels it was trained for, in [0, 1] units."""
+    stacks: bool = True
+    """Whether a batch may hold more than one image."""
     name: str = ""
 
 
@@ -91,14 +95,14 @@ class Model:
             self.fallback = gpu_problem()
             if self.fallback is None:
                 self._try_gpu(onnx, index, precision)
-            if self.fallback and (require_gpu or device != "auto"):
-                raise DeviceError(f"no usable GPU: {self.fallback}")
         elif require_gpu:
             raise DeviceError("--require-gpu contradicts --device cpu")
         if self._session is None:
+            self._start(onnx, [CPU], "fp32")  # where the model is to blame, this says so
+            if self.fallback and (require_gpu or device != "auto"):
+                raise DeviceError(f"no usable GPU: {self.fallback}")
             if precision == "fp16":
                 raise DeviceError("fp16 needs a GPU: use --precision fp32")
-            self._start(onnx, [CPU], "fp32")
 
     @property
     def provider(self) -> str:
@@ -199,14 +203,14 @@ class Model:
 
     def _open(self, onnx: bytes) -> "onnxruntime.InferenceSession":
         runtime = load_runtime()
-        if self.precision == "fp16":
-            onnx = _to_half(onnx)
         options = runtime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
         # else the threads of one session would hinder those of the next for a while
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
+            if self.precision == "fp16":
+                onnx = _to_half(onnx)
             return runtime.InferenceSession(onnx, options, providers=self._providers)
         except Exception as error:
             reason = str(error).splitlines()[0]
@@ -214,17 +218,19 @@ class Model:
 
     def _try_gpu(self, onnx: bytes, index: int, precision: Precision) -> None:
         """Open the session on the GPU; if it does not end up there, say why in `fallback`."""
-        runtime = load_runtime()
-        runtime.preload_dlls()
-        used = "fp32" if precision == "fp32" else "fp16"
+        with contextlib.redirect_stdout(io.StringIO()):  # where pictures may be written to
+            load_runtime().preload_dlls()
         options = {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"}
-        try:
-            self._start(onnx, [(CUDA, options), CPU], used)
-        except (ModelError, OutOfMemoryError) as error:
-            self.fallback = str(error)
-        else:
+        for used in ("fp16", "fp32") if precision == "auto" else (precision,):
+            try:
+                self._start(onnx, [(CUDA, options), CPU], used)
+            except (ModelError, OutOfMemoryError) as error:
+                self.fallback = str(error)
+                continue
+            self.fallback = None
             if self.provider != CUDA:
                 self.fallback = f"onnxruntime could not load its CUDA libraries: {CUDA_FIX}"
+            break
         if self.fallback:
             self._session = None
 
@@ -249,8 +255,15 @@ class Model:
                 f"{self.name} is no restorer: it needs one float32 input of (N, 3, H, W),"
                 f" it has {', '.join(inputs)}"
             )
+        count, _, *sides = images[0].shape
+        if any(isinstance(side, int) for side in sides):
+            raise ModelError(
+                f"{self.name} takes images of one size only: export it with a height and a width"
+                " that are not fixed"
+            )
         self._inputs, self._outputs = {"image": images[0].name}, outputs[:1]
-        return Contract(inputs=("image",), stride=16, name=Path(self.name).stem)
+        stacks = not isinstance(count, int)
+        return Contract(inputs=("image",), stride=16, stacks=stacks, name=Path(self.name).stem)
 
     def _start(self, onnx: bytes, providers: list[Any], precision: str) -> None:
         """Open a session and run one small tile: only this shows that it works."""

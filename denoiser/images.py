@@ -84,12 +84,13 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
         raise InputError(f"{name} does not fit into memory") from None
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise InputError(f"{name} is damaged: {error}") from error
-    picture.white = white_of(picture.pixels)
     if picture.pixels.dtype == np.float32:
-        least, most = picture.pixels.min(initial=0), picture.pixels.max(initial=0)
-        if not np.isfinite([least, most]).all():  # NaN is the least and the most of anything
+        extremes = picture.pixels.min(initial=0), picture.pixels.max(initial=0)
+        if not np.isfinite(extremes).all():  # NaN is the least and the most of anything
             raise InputError(f"{name} holds NaN or infinite values")
-        picture.exceeds = bool(least < 0 or most > picture.white)
+        colours = picture.pixels[..., :-1] if picture.mode.endswith("A") else picture.pixels
+        picture.white = white_of(colours)
+        picture.exceeds = bool(colours.min(initial=0) < 0 or colours.max(initial=0) > picture.white)
     return picture
 
 

@@ -252,7 +252,7 @@ class Inpainting(Job):
             path = self._mask_of(name, self.mask)
             mask = masks.from_picture(images.read(path), picture, str(path))
         elif self.detect:
-            finding, progress = _halves(progress)
+            finding, progress = restore.shares(progress, 2)
             on_gpu = model.provider != CPU
             precision: Precision = "fp32" if model.precision == "fp32" else "auto"
             finder = _finder(model.device if on_gpu else "cpu", precision, model.threads)
@@ -298,7 +298,8 @@ class Inpainting(Job):
 
         hole = masks.hole_of(mask, invert=self.invert, soft=self.soft, dilate_px=self.dilate_px)
         before = picture.pixels.copy() if picture.mode == "CMYK" else None
-        for part in restore.lights(picture.pixels, picture.mode):
+        goes = restore.shares(progress, 2 if picture.mode == "CMYK" else 1)
+        for part, told in zip(restore.lights(picture.pixels, picture.mode), goes, strict=True):
             filling.inpaint(
                 part,
                 hole,
@@ -306,7 +307,7 @@ class Inpainting(Job):
                 feather_px=self.feather_px,
                 grain_share=self.grain_share,
                 out=part,
-                progress=progress,
+                progress=told,
             )
         if before is not None:  # ink that became light and ink again may have been rounded
             np.copyto(picture.pixels, before, where=(hole == 0)[..., None])
@@ -387,20 +388,6 @@ def _finder(device: str, precision: Precision, threads: int) -> Model:
 @functools.cache
 def _finder_sha256() -> str:
     return catalog.sha256_of(catalog.find(task="detect"))
-
-
-def _halves(progress: Progress | None) -> tuple[Progress | None, Progress | None]:
-    """Part a callback for work that is done in two goes, each a half of it."""
-    if progress is None:
-        return None, None
-
-    def first(done: int, total: int) -> None:
-        progress(done, 2 * total)
-
-    def second(done: int, total: int) -> None:
-        progress(total + done, 2 * total)
-
-    return first, second
 
 
 def _signature(mask: np.ndarray) -> tuple[bytes, bytes]:

@@ -19,6 +19,8 @@ from denoiser.errors import OutputError
 from denoiser.files import sweep
 from denoiser.plan import JOURNAL_FOLDER
 
+VERSION = 1
+"""Of what `_SCHEMA` describes."""
 WRITING, DONE, FAILED, QUARANTINED = "writing", "done", "failed", "quarantined"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pictures (
@@ -103,7 +105,7 @@ class Journal:
             rehearse: Work on a copy in memory, to see what would be done.
 
         Raises:
-            OutputError: It cannot be made or is damaged.
+            OutputError: It cannot be made, is damaged, or of a newer version.
         """
         self.folder = out / JOURNAL_FOLDER
         self._lock = threading.Lock()
@@ -116,7 +118,11 @@ class Journal:
                 self._copy_from(path)
             self._database.row_factory = sqlite3.Row
             self._database.execute("PRAGMA synchronous = FULL")
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise OutputError(f"the journal in {self.folder} is of a newer denoiser")
             self._database.execute(_SCHEMA)
+            self._database.execute(f"PRAGMA user_version = {VERSION}")
 
     def _copy_from(self, path: Path) -> None:
         """Take over a journal, also one that a process that was killed left in the midst of it."""
@@ -132,7 +138,7 @@ class Journal:
 
     def find(self, name: str, output: str) -> Entry | None:
         """Look a picture up by its name and that of its output."""
-        query = "SELECT * FROM pictures WHERE input = ? AND output = ?"
+        query = f"SELECT {', '.join(_COLUMNS)} FROM pictures WHERE input = ? AND output = ?"
         with self._guard():
             row = self._database.execute(query, [_storable(name), _storable(output)]).fetchone()
         if row is None:

@@ -59,11 +59,13 @@ def from_picture(mask: Picture, like: Picture, name: str) -> np.ndarray:
         )
     if mask.mode == "CMYK":
         raise InputError(f"the mask {name} is CMYK: use a grey or RGB picture")
-    values = mask.pixels.astype(np.float32) / np.float32(white_of(mask.pixels))
     has_alpha = mask.mode.endswith("A")
-    colours = values[..., :-1] if has_alpha else values
-    grey = colours.mean(2)
-    return np.asarray(np.clip(grey * values[..., -1] if has_alpha else grey, 0, 1))
+    colours = mask.pixels[..., :-1] if has_alpha else mask.pixels
+    grey = colours.mean(2, dtype=np.float32) / np.float32(white_of(colours))
+    if has_alpha:
+        alpha = mask.pixels[..., -1]
+        grey *= alpha / np.float32(white_of(alpha))
+    return np.asarray(np.clip(grey, 0, 1))
 
 
 def from_alpha(picture: Picture) -> np.ndarray:

@@ -90,7 +90,7 @@ class Picture:
     format: str
     """Name of the format it was read from, as in `FORMATS`."""
     white: float = 1.0
-    """Value of white in floating point; integers have it at their maximum."""
+    """Value of white in floating point, but for alpha; integers have it at their maximum."""
     exceeds: bool = False
     """Whether floating point goes below black or beyond white, as integers cannot."""
     icc: bytes | None = None
@@ -192,7 +192,7 @@ def _adapt_pixels(
     if mode in ("LA", "RGBA") and not format.alpha:
         notes.append(f"{format.name} cannot hold transparency: laid on white")
         pixels, mode = _flatten(pixels, picture.white), "L" if mode == "LA" else "RGB"
-    pixels = _to_depth(pixels, wanted, picture.white)
+    pixels = _to_depth(pixels, wanted, _whites(pixels, mode, picture.white))
     if mode in ("L", "LA") and not format.grey:
         pixels = np.ascontiguousarray(pixels[..., [0, 0, 0, 1][: len(mode) + 2]])
         mode = "RGB" if mode == "L" else "RGBA"
@@ -222,20 +222,28 @@ def _cmyk_to_rgb(pixels: np.ndarray, icc: bytes | None) -> np.ndarray:
 def _flatten(pixels: np.ndarray, white: float) -> np.ndarray:
     """Lay colour with alpha on white."""
     white = white if pixels.dtype.kind == "f" else white_of(pixels)
-    alpha = pixels[..., -1:].astype(np.float32) / np.float32(white)
+    alpha = pixels[..., -1:].astype(np.float32) / np.float32(white_of(pixels[..., -1:]))
     flat: np.ndarray = pixels[..., :-1] * alpha + white * (1 - alpha)
     return (np.rint(flat) if pixels.dtype.kind == "u" else flat).astype(pixels.dtype)
 
 
-def _to_depth(pixels: np.ndarray, dtype: str, white: float) -> np.ndarray:
-    """Convert between depths; `white` is that of floating point pixels."""
+def _whites(pixels: np.ndarray, mode: Mode, white: float) -> np.ndarray:
+    """(C,) float32: what stands for white in each channel; alpha has its own."""
+    found = np.full(pixels.shape[2], white, np.float32)
+    if mode in ("LA", "RGBA"):
+        found[-1] = white_of(pixels[..., -1:])
+    return found
+
+
+def _to_depth(pixels: np.ndarray, dtype: str, white: np.ndarray | float) -> np.ndarray:
+    """Convert between depths; `white` is that of floating point pixels, or of each channel."""
     if pixels.dtype == dtype:
         return pixels
     if pixels.dtype == np.uint8 and dtype == "uint16":
         return pixels.astype(np.uint16) * np.uint16(257)
     if pixels.dtype == np.uint16 and dtype == "uint8":
         return np.asarray((pixels.astype(np.uint32) + 128) // 257, np.uint8)
-    scaled = np.clip(pixels / np.float32(white), 0, 1)
+    scaled = np.clip(pixels / np.asarray(white, np.float32), 0, 1)
     return np.rint(scaled * np.float32(np.iinfo(dtype).max)).astype(dtype)
 
 

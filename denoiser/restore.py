@@ -1,5 +1,6 @@
 """Restoring arrays: noise level, tiles, engine, blend."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -179,7 +180,8 @@ def denoise_channels(
     """
     stack = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
     levels = []
-    for part in lights(stack, mode):
+    goes = shares(progress, 2 if mode == "CMYK" else 1)
+    for part, told in zip(lights(stack, mode), goes, strict=True):
         _check(part[0], sigma, strength, None)
         found = _denoise_stack(
             part,
@@ -188,7 +190,7 @@ def denoise_channels(
             sigma=sigma,
             strength=strength,
             tile_px=tile_px,
-            progress=progress,
+            progress=told,
         )
         levels.append(found)
     if len(pictures) > 1:
@@ -217,6 +219,17 @@ def lights(stack: np.ndarray, mode: str) -> Iterator[np.ndarray]:
         np.subtract(full, part, out=part)
         yield part
         np.subtract(full, part, out=part)
+
+
+def shares(progress: Progress | None, count: int) -> list[Progress | None]:
+    """Share a callback out among `count` pieces of work that take as long as each other."""
+    if progress is None:
+        return [None] * count
+
+    def tell(index: int, done: int, total: int) -> None:
+        progress(index * total + done, count * total)
+
+    return [functools.partial(tell, index) for index in range(count)]
 
 
 def tile_within(memory_bytes: int, image: np.ndarray, model: Model, tile_px: int = 0) -> int:

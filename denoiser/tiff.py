@@ -44,6 +44,10 @@ def decode(data: bytes) -> Picture:
         if page.dtype is not None and page.dtype.kind == "f" and page.bitspersample != 32:
             change = f"its floating point of {page.bitspersample} bits becomes 32"
             picture.notes.append(change)
+        is_float = picture.pixels.dtype.kind == "f"
+        if is_float and mode == "CMYK" and (full := white_of(picture.pixels)) != 1:
+            picture.pixels /= full
+            picture.notes.append(f"its ink of 0 to {full:g} becomes 0 to 1")
         if _is_premultiplied(page, mode):
             picture.notes.append("its premultiplied alpha becomes straight alpha")
         layers = exif.PHOTOSHOP_LAYERS in page.tags
@@ -148,10 +152,11 @@ def _is_premultiplied(page: tifffile.TiffPage, kind: Mode | str) -> bool:
 
 def _divide_by_alpha(pixels: np.ndarray) -> None:
     """Undo premultiplication in place."""
-    white = white_of(pixels)
-    alpha = pixels[..., -1:].astype(np.float32) / white
-    colour = np.clip(pixels[..., :-1] / np.maximum(alpha, 1e-6), 0, white)
-    pixels[..., :-1] = np.rint(colour) if pixels.dtype.kind == "u" else colour
+    alpha = pixels[..., -1:] / np.float32(white_of(pixels[..., -1:]))
+    colour = pixels[..., :-1] / np.maximum(alpha, 1e-6)
+    if pixels.dtype.kind == "u":
+        colour = np.rint(np.clip(colour, 0, white_of(pixels)))
+    pixels[..., :-1] = colour
 
 
 def _tag_bytes(page: tifffile.TiffPage, code: int) -> bytes | None:

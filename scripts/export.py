@@ -8,7 +8,7 @@ import click
 
 from denoiser.console import run, say
 from denoiser.errors import ArgumentError, OutputError
-from denoiser.files import write_text
+from denoiser.files import check_file, write_text
 from denoiser.training.dataset import read_pictures
 from denoiser.training.export import export
 from denoiser.training.recipe import Recipe
@@ -48,6 +48,7 @@ def main(
     for path in (target, card_path):  # a recipe may have that name
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists: give --overwrite to replace it")
+        check_file(path)
     state = load_checkpoint(checkpoint)
     recipe = Recipe.from_json(state["recipe"])
     pictures = list(islice(read_pictures([images], SMALLEST_PX, say), PICTURES))
@@ -73,7 +74,8 @@ def main(
         "training_gigapixels": round(pixels / 1e9, 3),
         "training_data": trained_on or "not stated",
     }
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in card.items()]  # JSON is TOML here
+    # of numbers, lists and Unicode that is not escaped JSON is TOML
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in card.items()]
     write_text(card_path, "".join(lines))
     say(
         f"{target}: {facts['parameters']} parameters, halo {facts['halo']} pixels,"

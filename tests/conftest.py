@@ -1,7 +1,7 @@
 """Tiny ONNX models, pictures with everything a file can carry, and a way to run the commands."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ def tiny_onnx(
     metadata: bool = True,
     outputs: tuple[str, ...] = ("restored",),
     task: str = "",
+    shape: Sequence[str | int] = ("N", "H", "W"),
 ) -> bytes:
     """A model that returns its image, or what `nodes` make of it."""
     channels = {"image": 3, "sigma": 1, "hole": 1}
@@ -47,7 +48,7 @@ def tiny_onnx(
         "tiny",
         [
             helper.make_tensor_value_info(
-                name, TensorProto.FLOAT, ["N", channels.get(name, 3), "H", "W"]
+                name, TensorProto.FLOAT, [shape[0], channels.get(name, 3), *shape[1:]]
             )
             for name in inputs
         ],

@@ -1,5 +1,6 @@
 """Folders, with faults for real: docs/batch.md says which promise each test holds."""
 
+import contextlib
 import errno
 import json
 import os
@@ -176,6 +177,16 @@ def test_outputs_of_others_are_left_alone(denoise_folder, folder, tmp_path):
     assert (tmp_path / "out" / "a.jpg").read_bytes() == b"mine"
     (tmp_path / "out" / "sub" / "b.png").unlink()
     assert states(denoise_folder("--json", "--skip-existing"))["sub/b.png"] == "done"
+
+
+def test_a_journal_of_a_newer_version_is_left_alone(denoise_folder, tmp_path):
+    denoise_folder()
+    before = journal_rows(tmp_path / "out")
+    with contextlib.closing(sqlite3.connect(tmp_path / "out/.denoise/journal.sqlite")) as database:
+        database.execute("PRAGMA user_version = 99")
+    result = denoise_folder()
+    assert result.code == 5 and "of a newer denoiser" in result.err
+    assert journal_rows(tmp_path / "out") == before
 
 
 def test_the_journal_tells_what_was_done(denoise_folder, tmp_path, blur_path):

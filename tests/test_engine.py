@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from conftest import brightness_as_noise_onnx, minus_sigma_onnx, tiny_onnx
@@ -54,6 +56,13 @@ def test_foreign_model_with_one_image_input_loads():
     model = Model(tiny_onnx(inputs=("x",), outputs=("y",), metadata=False), device="cpu")
     image = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
     np.testing.assert_array_equal(model.run(image), image)
+
+
+def test_a_foreign_model_of_one_size_is_refused_one_of_single_images_is_not():
+    foreign = {"inputs": ("x",), "outputs": ("y",), "metadata": False}
+    with pytest.raises(ModelError, match="images of one size only"):
+        Model(tiny_onnx(shape=("N", 256, 256), **foreign), device="cpu")
+    assert not Model(tiny_onnx(shape=(1, "H", "W"), **foreign), device="cpu").contract.stacks
 
 
 @pytest.mark.parametrize(
@@ -147,6 +156,28 @@ def test_nothing_is_left_of_a_gpu_that_did_not_work(monkeypatch, rng):
     model = Model(catalog.find("fast"), device="auto")
     assert model.fallback and model.precision == "fp32"
     np.testing.assert_array_equal(model.run(image, sigma), expected)
+
+
+def test_libraries_that_do_not_load_print_nothing_to_standard_output(monkeypatch, capfd):
+    monkeypatch.setattr(engine, "gpu_problem", lambda: None)
+    preload_dlls = engine.load_runtime().preload_dlls
+
+    def complain():
+        sys.stdout.write("cannot load")
+        preload_dlls()
+
+    monkeypatch.setattr(engine.load_runtime(), "preload_dlls", complain)
+    assert Model(tiny_onnx()).fallback
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("options", [{}, {"device": "cuda"}, {"precision": "fp32"}])
+def test_a_bad_model_is_to_blame_even_where_a_gpu_is(monkeypatch, options):
+    monkeypatch.setattr(engine, "gpu_problem", lambda: None)
+    with pytest.raises(ModelError, match="no usable ONNX model"):
+        Model(b"this is no model", **options)
+    with pytest.raises(DeviceError, match="no usable GPU"):
+        Model(tiny_onnx(), **options | {"require_gpu": True})
 
 
 def test_two_distributions_are_detected(monkeypatch):

@@ -700,6 +700,28 @@ def test_float_beyond_one_keeps_its_brightness(tmp_path):
     assert "white is 1000" in notes[0]
 
 
+def test_white_of_colours_and_of_alpha_are_apart(tmp_path):
+    path = tmp_path / "a.tif"
+    pixels = np.linspace(0, 1000, 256, dtype=np.float32).reshape(8, 8, 4)
+    pixels[..., 3], pixels[7, 7, :3], opaque = 0.5, 1000, 1
+    pixels[0, 0, 3] = opaque
+    write(Picture(pixels, "RGBA", "TIFF"), path, TIFF)
+    found, _ = through_file(read(path), PNG, tmp_path / "png")
+    np.testing.assert_allclose(found.pixels[..., :3] / 65.535, pixels[..., :3], atol=0.1)
+    np.testing.assert_allclose(found.pixels[..., 3] / 65535, pixels[..., 3], atol=1e-4)
+    flat, _ = through_file(read(path), JPEG, tmp_path / "jpg")
+    assert flat.pixels[0, 0].max() < 5 and 120 < flat.pixels[0, 2].mean() < 135  # half white
+
+
+def test_ink_of_any_range_in_floating_point_is_restored_alike(tmp_path):
+    path = tmp_path / "a.tif"
+    ink = np.linspace(0, 1, 256, dtype=np.float32).reshape(8, 8, 4)
+    tifffile.imwrite(path, ink * 255, photometric="separated")
+    picture = read(path)
+    np.testing.assert_allclose(picture.pixels, ink, atol=1e-6)
+    assert picture.notes == ["its ink of 0 to 255 becomes 0 to 1"]
+
+
 def test_metadata_behind_the_pixels_of_a_png_is_found(tmp_path):
     for dtype in ("uint8", "uint16"):
         path = tmp_path / "a.png"

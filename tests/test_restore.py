@@ -160,8 +160,12 @@ def test_alpha_is_untouched_and_ink_is_restored_as_light(mode, dtype):
     if mode.endswith("A"):
         pixels[..., -1] = random_image((16, 24), dtype)
     before = pixels.copy()
-    levels = denoise_channels([pixels], mode, model, sigma=0.25)
+    told = []
+    levels = denoise_channels(
+        [pixels], mode, model, sigma=0.25, progress=lambda done, total: told.append(done / total)
+    )
     assert levels == [0.25]
+    assert told == ([0.5, 1] if mode == "CMYK" else [1])
     change = 0.25 * white * (1 if mode == "CMYK" else -1)  # darker light is more ink
     colours = len(mode) - mode.endswith("A")
     np.testing.assert_allclose(pixels[..., :colours], white // 2 + change, atol=1)

@@ -52,8 +52,12 @@ def test_train_export_denoise_and_evaluate_from_the_command_line(tmp_path: Path)
     script("train.py", *common)
     script("train.py", *common, "--resume")
     model = tmp_path / "exported.onnx"
-    script("export.py", run / "checkpoint.pt", model, "--images", images)
-    assert catalog.read_card(model.with_suffix(".toml")).sha256 == catalog.sha256_of(model)
+    summary = "for the \N{TELESCOPE}"
+    script("export.py", run / "checkpoint.pt", model, "--images", images, "--summary", summary)
+    card = catalog.read_card(model.with_suffix(".toml"))
+    assert card.sha256 == catalog.sha256_of(model) and card.summary == summary
+    with pytest.raises(AssertionError, match="there is no folder"):
+        script("export.py", run / "checkpoint.pt", tmp_path / "no" / "a.onnx", "--images", images)
     with pytest.raises(
         AssertionError, match="exists: give --overwrite"
     ):  # nothing is replaced unasked
