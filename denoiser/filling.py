@@ -34,6 +34,7 @@ def inpaint(
     *,
     feather_px: float = 0.0,
     grain_share: float = 1.0,
+    hidden: np.ndarray | None = None,
     out: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
@@ -47,6 +48,8 @@ def inpaint(
         model: A loaded model whose contract lists `hole`.
         feather_px: Width of the edge, inside the hole, over which filling and image are blended.
         grain_share: How much of the noise around the hole is put into the filling, 0-1.
+        hidden: (H, W) bool, True where colours mean nothing, as under full transparency: they are
+            kept and, if anything else is known, not looked at.
         out: Array for the result, of the shape and dtype of `image`; may be `image` itself.
         progress: Told after each hole.
 
@@ -78,16 +81,22 @@ def inpaint(
         return out
     if unknown.all():
         raise ArgumentError("the hole covers the whole image: nothing is left to fill it from")
-    source = out[..., None] if out.ndim == 2 else out
+    groups, index, waiting = deque(_groups(unknown)), 0, 0
     total, done = int(unknown.sum()), 0
+    hidden = np.zeros_like(unknown) if hidden is None else hidden & ~unknown
+    unknown |= hidden
+    source = out[..., None] if out.ndim == 2 else out
     white = white_of(image[~unknown] if image.dtype.kind == "f" else image)
-    groups, index = deque(_groups(unknown)), 0
     while groups:
         group = groups.popleft()
         window = group.window
         if unknown[window].all():  # of a huge hole: what lies nearer to its edge comes first
             groups.append(group)
+            waiting += 1
+            if waiting >= len(groups):  # and all that is near is hidden
+                unknown &= ~hidden
             continue
+        waiting = 0
         share = _share(hole[window], group.own, feather_px)
         light = source[window].astype(np.float32) / np.float32(white)
         filled = _fill_group(light, unknown[window], model)

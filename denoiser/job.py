@@ -298,6 +298,7 @@ class Inpainting(Job):
 
         hole = masks.hole_of(mask, invert=self.invert, soft=self.soft, dilate_px=self.dilate_px)
         before = picture.pixels.copy() if picture.mode == "CMYK" else None
+        hidden = picture.pixels[..., -1] <= 0 if picture.mode.endswith("A") else None
         goes = restore.shares(progress, 2 if picture.mode == "CMYK" else 1)
         for part, told in zip(restore.lights(picture.pixels, picture.mode), goes, strict=True):
             filling.inpaint(
@@ -306,6 +307,7 @@ class Inpainting(Job):
                 model,
                 feather_px=self.feather_px,
                 grain_share=self.grain_share,
+                hidden=hidden,
                 out=part,
                 progress=told,
             )

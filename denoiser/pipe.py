@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from denoiser import __version__, load_model
 from denoiser.errors import INTERRUPTED, ArgumentError, DenoiserError, InputError
 from denoiser.job import Denoising, Inpainting, facts
-from denoiser.picture import LARGEST_MP, Picture
+from denoiser.picture import LARGEST_FLOAT, LARGEST_MP, Picture
 from denoiser.restore import Progress
 
 PROTOCOL = 1
@@ -23,7 +24,7 @@ CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 TYPES = {"uint8": "u1", "uint16": "<u2", "float32": "<f4"}
 BAND_BYTES = 1 << 22
 OPTIONS = {"denoise": {"sigma", "strength"}, "inpaint": {"grow", "feather", "grain"}}
-KEYS = {"task", "width", "height", "mode", "type", "keep", "id", "model", "device"}
+KEYS = {"task", "width", "height", "mode", "type", "white", "keep", "id", "model", "device"}
 """Of every request, beside the options of its task."""
 PROGRESS_S = 0.1
 """Least time between two lines of progress."""
@@ -138,6 +139,8 @@ def _parse(line: bytes) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ArgumentError(f"bad request: {problem}") from error
+    except RecursionError:
+        raise ArgumentError("bad request: it is nested too deeply") from None
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
@@ -204,7 +207,11 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
     model = load_model(
         _text(header, "model"), task=header["task"], device=_text(header, "device") or "auto"
     )
-    kept = _kept(header, pixels.shape)
+    kept, grow = _kept(header, pixels.shape), header.get("grow", 0)
+    if type(grow) is not int:
+        raise ArgumentError(f"grow must be a whole number, not {grow!r}")
+    colours = pixels[..., :-1] if picture.mode.endswith("A") else pixels
+    put_back = _set_aside(header, colours)
     if request.mask is None:
         sigma = header.get("sigma", "auto")
         denoising = Denoising(
@@ -212,6 +219,7 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
             strength=_number(header, "strength", 1, most=1),
         )
         report = denoising.restore([""], [picture], model, progress)[0]
+        put_back(None)
         return [pixels[kept]], report | _size(pixels[kept])
     inpainting = Inpainting(
         dilate_px=int(_number(header, "grow", 0, most=1000)),
@@ -221,8 +229,31 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
     hole = inpainting.fill(picture, request.mask / np.float32(255), model, progress)
     if not hole.any():
         raise ArgumentError("the mask is empty: nothing is to be filled")
+    put_back(hole)
     changed = np.where(hole[kept] > 0, 255, 0).astype(np.uint8)
     return [pixels[kept], changed], facts(picture, model) | _size(changed)
+
+
+def _set_aside(header: dict[str, Any], colours: np.ndarray) -> Callable[[np.ndarray | None], None]:
+    """Bound floating point (H, W, C) whose white is 1, so that its largest is not taken for white.
+
+    Returns:
+        Puts back what was beyond, but for what a hole (H, W) covers.
+    """
+    white = header.get("white", "auto")
+    if white not in (1, "auto"):
+        raise ArgumentError(f"white must be 1 or 'auto', not {white!r}")
+    if white == "auto" or colours.dtype.kind != "f":
+        return lambda hole: None
+    beyond = np.abs(colours) > LARGEST_FLOAT
+    before = colours[beyond]
+    np.clip(colours, -LARGEST_FLOAT, LARGEST_FLOAT, out=colours, where=beyond)
+
+    def put_back(hole: np.ndarray | None) -> None:
+        place = beyond if hole is None else beyond & (hole == 0)[..., None]
+        colours[place] = before[place[beyond]]
+
+    return put_back
 
 
 def _size(pixels: np.ndarray) -> dict[str, int]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from test_restore import dtypes, random_image
 
-from denoiser import filling
+from denoiser import filling, load_model
 from denoiser.engine import Model
 from denoiser.errors import (
     ArgumentError,
@@ -16,7 +16,8 @@ from denoiser.errors import (
     ShapeError,
 )
 from denoiser.filling import inpaint
-from denoiser.picture import white_of
+from denoiser.job import Inpainting
+from denoiser.picture import Picture, white_of
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,25 @@ def test_what_the_hole_holds_does_not_matter(quarter, rng):
     other = image.copy()
     other[25, 25] = 1e6  # a hot pixel would be taken for white
     np.testing.assert_array_equal(inpaint(image, hole, quarter), inpaint(other, hole, quarter))
+
+
+def test_what_is_hidden_does_not_matter_but_where_nothing_else_is_known(photo):
+    image, hidden, hole = photo[:128, :160].copy(), np.zeros((128, 160), bool), None
+    hidden[:, 90:] = True
+    hole = np.zeros_like(hidden)
+    hole[20:100, 84:87] = True
+    other = np.where(hidden[..., None], 0, image).astype(np.uint8)
+    model = load_model(task="inpaint", device="cpu")
+    filled, again = (inpaint(each, hole, model, hidden=hidden) for each in (image, other))
+    np.testing.assert_array_equal(filled[hole], again[hole])
+    np.testing.assert_array_equal(again[hidden], other[hidden])
+    assert np.abs(filled[hole].astype(int) - image[hole]).mean() < 12
+    np.testing.assert_array_equal(
+        inpaint(image, hole, model, hidden=~hole), inpaint(image, hole, model)
+    )
+    transparent = Picture(np.dstack([other, np.where(hidden, 0, 255)]).astype(np.uint8), "RGBA", "")
+    Inpainting().fill(transparent, hole.astype(np.float32), model)
+    np.testing.assert_array_equal(transparent.pixels[..., :3], again)
 
 
 def test_empty_and_full_holes(quarter, photo):

@@ -115,6 +115,7 @@ def test_holes_are_filled_and_told(engine, tmp_path, rng):
         ({"device": "abacus"}, "abacus"),
         ({"device": ["cpu"]}, "device must be a text"),
         ({"stength": 0.5}, "to denoise takes no stength"),
+        ({"white": 2}, "white must be 1 or 'auto'"),
     ],
 )
 def test_errors_are_told_and_the_engine_goes_on(engine, options, words):
@@ -122,6 +123,25 @@ def test_errors_are_told_and_the_engine_goes_on(engine, options, words):
     assert words in engine.ask(pixels, **{"model": "fast"} | options)["error"]
     assert engine.ask(pixels, model="fast")["done"]
     engine.read(pixels.shape, np.uint8)
+
+
+def test_of_floating_point_with_a_white_of_one_the_largest_stays_and_spoils_nothing(engine, photo):
+    pixels = photo[:64, :80].astype(np.float32) / 255
+    hot = pixels.copy()
+    hot[10, 10], hot[50, 60] = 1000, -1000
+    found = []
+    for each in (pixels, hot):
+        assert engine.ask(each, model="fast", sigma=10, white=1)["done"]
+        found.append(engine.read(pixels.shape, np.float32))
+    np.testing.assert_array_equal(found[1][[10, 50], [10, 60]], hot[[10, 50], [10, 60]])
+    assert np.abs(found[1] - found[0])[20:40, 20:50].max() < 0.1
+    mask = np.zeros((64, 80), np.uint8)
+    mask[5:15, 5:15] = 255
+    assert engine.ask(hot, mask, task="inpaint", white=1)["done"]
+    filled = engine.read(pixels.shape, np.float32)
+    assert filled[10, 10].max() < 1.5 and (filled[50, 60] == -1000).all()
+    engine.read(mask.shape, np.uint8)
+    assert "grow must be a whole number" in engine.ask(hot, mask, task="inpaint", grow=2.9)["error"]
 
 
 def test_a_request_that_does_not_fit_into_memory_is_answered(monkeypatch):
@@ -190,6 +210,7 @@ def test_sigterm_ends_it_while_it_waits():
         ('{"task": "denoise", "width": 1e9, "height": 9, "mode": "L", "type": "uint8"}', "whole"),
         ('{"task": "denoise", "width": 99999, "height": 99999}', "300 megapixels"),
         ("[]", "bad request"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_what_cannot_be_read_ends_it(line, words):
