@@ -6,7 +6,7 @@ from typing import Literal
 import click
 
 from denoiser import __version__
-from denoiser.errors import DeviceError, InputError
+from denoiser.errors import DeviceError, InputError, OutputError
 from denoiser.options import device_options, with_options
 
 
@@ -114,9 +114,17 @@ def install() -> None:
     """Install the plug-in in every GIMP 3 that was ever started, or renew it."""
     from denoiser import gimp
 
+    refused = None
     for profile in gimp.profiles():
-        gimp.install(profile)
-        click.echo(f"{profile.plug_in}: installed")
+        try:
+            gimp.install(profile)
+        except OutputError as error:
+            refused = error
+            click.echo(f"{profile.plug_in}: not installed")
+        else:
+            click.echo(f"{profile.plug_in}: installed")
+    if refused:
+        raise refused
     click.echo("Restart GIMP, then see Filters > Enhance > Denoise and Inpaint Selection.")
 
 

@@ -1,10 +1,12 @@
 """The GIMP plug-in: where GIMP keeps its plug-ins, and putting ours there."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,7 +41,9 @@ class Profile:
             return True
         if self.script.exists():
             return SETTINGS.encode() in self.script.read_bytes()
-        return not self.plug_in.exists() or not any(self.plug_in.iterdir())
+        if self.plug_in.is_dir():
+            return not any(self.plug_in.iterdir())
+        return not self.plug_in.exists()
 
     @property
     def state(self) -> str:
@@ -48,15 +52,20 @@ class Profile:
             return "not installed"
         try:
             settings = json.loads((self.plug_in / SETTINGS).read_text(encoding="utf-8"))
-            python, version = settings["command"][0], settings["version"]
+            python, version = Path(settings["command"][0]), settings["version"]
+            models = settings["models"]
         except (OSError, ValueError, KeyError, IndexError, TypeError):
             damaged = "damaged: run `denoiser gimp install`"
             return damaged if self.is_ours else "another plug-in of that name"
         shipped = source() / self.script.name
-        if not Path(python).exists():
+        if not python.exists():
             return f"broken, {python} is gone: run `denoiser gimp install`"
         if version != __version__ or self.script.read_bytes() != shipped.read_bytes():
             return f"of another version, {version}: run `denoiser gimp install`"
+        if python != Path(sys.executable) and not _has_denoiser(python):
+            return f"broken, {python} has no denoiser: run `denoiser gimp install`"
+        if models != _model_names():
+            return "installed, but with other models: run `denoiser gimp install`"
         return f"installed, runs {python}"
 
 
@@ -74,7 +83,7 @@ def profiles() -> list[Profile]:
         InputError: There are none.
     """
     if named := os.environ.get("GIMP3_DIRECTORY"):
-        return [Profile(Path(named))]
+        return [Profile(Path.home() / named)]  # as GIMP takes it
     if sys.platform == "win32":
         settings = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
     elif sys.platform == "darwin":
@@ -95,6 +104,8 @@ def install(profile: Profile) -> None:
         OutputError: It cannot be written, or another plug-in has its name.
     """
     _refuse_others(profile)
+    if profile.plug_in.exists() and profile.plug_in.samefile(source()):
+        raise OutputError(f"{profile.plug_in} leads to {source()}, which it is copied from")
     settings = {
         "version": __version__,
         "command": [sys.executable, "-P", "-m", "denoiser", "pipe"],
@@ -111,6 +122,8 @@ def install(profile: Profile) -> None:
         profile.script.chmod(0o755)
         os.utime(profile.script)  # GIMP asks a plug-in anew when its file is
         (profile.plug_in / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    except shutil.Error as error:  # of many files
+        raise OutputError(f"cannot write {profile.plug_in}: {error.args[0][0][2]}") from error
     except OSError as error:
         raise OutputError(f"cannot write {profile.plug_in}: {error.strerror or error}") from error
 
@@ -121,7 +134,7 @@ def uninstall(profile: Profile) -> bool:
     Raises:
         OutputError: It cannot be removed, or another plug-in has its name.
     """
-    if not profile.script.exists():
+    if not profile.script.exists() and not profile.plug_in.is_symlink():
         return False
     _refuse_others(profile)
     try:
@@ -137,6 +150,13 @@ def uninstall(profile: Profile) -> bool:
 def _refuse_others(profile: Profile) -> None:
     if not profile.is_ours:
         raise OutputError(f"{profile.plug_in} is another plug-in: move it away first")
+
+
+def _has_denoiser(python: Path) -> bool:
+    command = [str(python), "-P", "-c", "import denoiser"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True).returncode == 0
+    return False
 
 
 def _no_bytecode(_: object, names: list[str]) -> list[str]:

@@ -144,6 +144,26 @@ def test_strength_zero_changes_nothing_in_any_precision(results):
     assert max(worst.values()) < 2e-6, worst
 
 
+def test_another_colour_space_is_kept_bit_for_bit(results):
+    assert results["strength_zero_in_another_space"] == {"rgb8.png": False, "rgb16.png": False}
+
+
+def test_a_soft_selection_mixes(work, results):
+    assert results["a_soft_selection"] == ""
+    before, after = pixels_of(work / "rgb8.png"), pixels_of(work / "soft.png")
+    share = np.fromfile(work / "share.bin", np.uint8).reshape(*before.shape[:2], 1) / 255
+    assert np.count_nonzero((share > 0.1) & (share < 0.9)) > 500
+    whole = denoise(before, model="fast", sigma=25 / 255).astype(float)
+    np.testing.assert_allclose(after, before + share * (whole - before), atol=2)
+
+
+def test_of_a_layer_with_a_mode_of_its_own_one_copy_is_seen(results):
+    found = results["layers_with_a_mode_of_their_own"]
+    assert (found["in place"], found["new layer"]) == ("", "")
+    assert found["seen"] == [True, False, 50]
+    assert "fill it in place" in found["filled"] and found["layers"] == 2
+
+
 def test_only_the_selection_changes(work, results):
     assert results["only_the_selection_changes"] == ""
     before, after = pixels_of(work / "rgb8.png"), pixels_of(work / "selected.png")
@@ -173,6 +193,7 @@ def test_both_are_in_the_menu(results):
         ("empty selection", "select what is to be filled"),
         ("two layers", "choose one layer"),
         ("locked", "locked"),
+        ("above a locked one", "^$"),
         ("group", "layer group"),
         ("mask", "mask or channel"),
         ("with a mask", "^$"),
@@ -192,6 +213,8 @@ def test_what_cannot_be_done_is_said(results, what, words):
         ("dies", "the denoiser stopped: boom"),
         ("is old", "another version"),
         ("is gone", "denoiser gimp install"),
+        ("dies late", "the denoiser stopped: boom"),
+        ("dies late, new layer", "the denoiser stopped: boom"),
     ],
 )
 def test_an_engine_that_fails_leaves_the_picture(results, what, words):
@@ -215,6 +238,8 @@ CANVAS = (slice(200, 700), slice(400, 800))
 """Where the picture is seen on the screen, whatever else is."""
 PREVIEW = (slice(200, 390), slice(470, 650))
 """Where the dialog shows it."""
+HOLE_PREVIEW = (slice(287, 332), slice(463, 559))
+"""Where the other dialog shows what is selected, and a margin."""
 
 
 def test_the_canvas_shows_the_result_and_one_undo_takes_it_back(screens):
@@ -230,7 +255,7 @@ def roughness(pixels: np.ndarray) -> float:
     return float(np.abs(np.diff(pixels.astype(int), axis=1)).mean())
 
 
-def test_dialogs_show_a_preview(screens):
+def test_dialogs_show_a_preview(work, screens):
     """The preview of denoising is smooth; that of a hole differs from the picture, inside it."""
     canvas = screens["screen-before"][CANVAS]
     clean, as_it_was = (screens[f"screen-{name}"][PREVIEW] for name in ("denoise", "strength"))
@@ -238,6 +263,14 @@ def test_dialogs_show_a_preview(screens):
     assert roughness(as_it_was) > 0.7 * roughness(canvas)  # at strength 0
     frame = screens["screen-selected"] != screens["screen-undone"]
     assert frame[CANVAS].any(2).sum() > 200  # the selection is seen
+    hole = screens["screen-inpaint"][HOLE_PREVIEW]
+    before = pixels_of(work / "noisy.png")
+    found = cv2.matchTemplate(before, np.ascontiguousarray(hole[:5]), cv2.TM_SQDIFF)
+    _, _, (left, top), _ = cv2.minMaxLoc(found)  # where the margin above the hole is
+    changed = (hole != before[top:, left:][: hole.shape[0], : hole.shape[1]]).any(2)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    assert rows[0] > 4 and np.ptp(rows) < 40 and np.ptp(columns) < 90  # not the margin
+    assert changed.sum() > 1500 and changed[rows[0] : rows[-1] + 1].any(0).sum() > 60
     if folder := os.environ.get("DENOISER_SCREENSHOTS"):
         for name in ("denoise", "inpaint"):
             path = Path(folder) / f"{name}.png"

@@ -13,6 +13,7 @@ import pytest
 from conftest import SHIPPED
 
 from denoiser import __version__, filling, gimp
+from denoiser.errors import OutputError
 
 
 @pytest.fixture
@@ -30,6 +31,8 @@ def test_every_gimp_3_is_found(home, monkeypatch):
     assert [profile.folder.name for profile in gimp.profiles()] == ["3.0", "3.2", "3.10"]
     monkeypatch.setenv("GIMP3_DIRECTORY", str(home / "own"))
     assert [profile.folder for profile in gimp.profiles()] == [home / "own"]
+    monkeypatch.setenv("GIMP3_DIRECTORY", "own")  # of the home folder, as GIMP has it
+    assert [profile.folder for profile in gimp.profiles()] == [Path.home() / "own"]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,15 @@ def test_it_is_installed_seen_and_removed(run_denoise, home):
 
     settings.write_text(json.dumps(known | {"command": ["/nowhere/python"]}))
     assert "broken, /nowhere/python is gone" in run("status")
+    bare = home / "python"
+    bare.write_text("#!/bin/sh\nexit 1\n")
+    bare.chmod(0o755)
+    settings.write_text(json.dumps(known | {"command": [str(bare)]}))
+    assert f"broken, {bare} has no denoiser" in run("status")
+    settings.write_text(json.dumps(known | {"models": ["of yesterday"]}))
+    assert "with other models" in run("status")
+    settings.write_text(json.dumps(known | {"command": [5]}))
+    assert "damaged" in run("status")
     settings.write_text("{")
     assert "damaged" in run("status")
     run("install")
@@ -88,6 +100,7 @@ def test_another_plug_in_of_that_name_stays(run_denoise, home, name):
     assert status.count("not installed") == 3 - seen
     result = run_denoise("gimp", "install", command="denoiser")
     assert result.code == 5 and "move it away first" in result.err
+    assert result.out.count(": installed") == 2 and result.out.count(": not installed") == 1
     run_denoise("gimp", "uninstall", command="denoiser")
     assert [path.read_text() for path in folder.iterdir()] == ["theirs"]
 
@@ -100,6 +113,21 @@ def test_of_a_plug_in_behind_a_link_the_link_is_removed(home):
     gimp.install(profile)
     assert gimp.uninstall(profile)
     assert not profile.plug_in.is_symlink() and (home / "elsewhere" / "denoise.py").exists()
+
+
+def test_what_hinders_is_said_once(home):
+    profile = gimp.profiles()[0]
+    profile.plug_in.parent.mkdir()
+    profile.plug_in.write_text("a file")
+    with pytest.raises(OutputError, match="another plug-in"):
+        gimp.install(profile)
+    profile.plug_in.unlink()
+    profile.plug_in.symlink_to(gimp.source())
+    with pytest.raises(OutputError, match="which it is copied from"):
+        gimp.install(profile)
+    profile.plug_in.unlink()
+    profile.plug_in.symlink_to(home / "nowhere")
+    assert gimp.uninstall(profile) and not profile.plug_in.is_symlink()
 
 
 def test_without_gimp_it_says_what_to_do(run_denoise, tmp_path, monkeypatch):

@@ -118,6 +118,23 @@ def strength_zero_changes_nothing():
 
 
 @case
+def strength_zero_in_another_space():
+    """The same with a profile other than sRGB, of what goes through no floating point."""
+    worst = {}
+    for name, precision in {"rgb8.png": "U8", "rgb16.png": "U16"}.items():
+        image = load(name)
+        image.convert_color_profile(
+            Gimp.ColorProfile.new_rgb_adobe(), Gimp.ColorRenderingIntent.PERCEPTUAL, True
+        )
+        (layer,) = image.get_layers()
+        before = pixels(layer)
+        error = call("denoise", image, [layer], model="fast", strength=0.0)
+        assert image.get_precision() == getattr(Gimp.Precision, f"{precision}_NON_LINEAR")
+        worst[name] = error or before != pixels(layer)
+    return worst
+
+
+@case
 def only_the_selection_changes():
     image = load("rgb8.png")
     (layer,) = image.get_layers()
@@ -130,11 +147,30 @@ def only_the_selection_changes():
 
 
 @case
-def changes_meanwhile():
-    """Whether each of them is noticed."""
+def a_soft_selection():
+    image = load("rgb8.png")
+    (layer,) = image.get_layers()
+    select(image)
+    Gimp.Selection.feather(image, 12)
+    share = pixels(image.get_selection(), "Y u8")
+    Path(WORK, "share.bin").write_bytes(share)
+    error = call("denoise", image, [layer], model="fast", automatic=False, level=25.0)
+    save(image, "soft.png")
+    return error
+
+
+def the_plug_in():
+    """What the plug-in's file defines."""
     file = Path(os.environ["GIMP3_DIRECTORY"], "plug-ins", "denoise", "denoise.py")
     code, plug_in = file.read_text(), {"__file__": str(file)}
     exec(code.removesuffix("Gimp.main(Denoise.__gtype__, sys.argv)\n"), plug_in)
+    return plug_in
+
+
+@case
+def changes_meanwhile():
+    """Whether each of them is noticed."""
+    plug_in = the_plug_in()
     image = load("rgb8.png")
     (layer,) = image.get_layers()
     select(image)
@@ -143,7 +179,7 @@ def changes_meanwhile():
 
     def noticed():
         try:
-            plug_in["check_same"](picture, area, image, state)
+            plug_in["check_same"](picture, area, image, state, True)
         except plug_in["Problem"] as problem:
             return str(problem)
         return ""
@@ -183,9 +219,29 @@ def new_layers():
         Gimp.Selection.none(image)
         save(image, f"layered-{name}")
         errors[name] += call("denoise", image, [below], model="fast", output="new-layer")
-        if len(image.get_layers()) != 3 or pixels(below) != before:
-            errors[name] += "denoising on a new layer went wrong"
+        _, denoised, below = image.get_layers()
+        if pixels(below) != before or not below.get_visible():
+            errors[name] += "denoising on a new layer changed the one below"
+        errors[name] += call("denoise", image, [below], model="fast")
+        if pixels(below) != pixels(denoised):
+            errors[name] += "denoising on a new layer is not what it is in place"
     return errors
+
+
+@case
+def layers_with_a_mode_of_their_own():
+    found = {}
+    image = load("rgb8.png")
+    (layer,) = image.get_layers()
+    layer.set_opacity(50)
+    found["in place"] = call("denoise", image, [layer], model="fast")
+    found["new layer"] = call("denoise", image, [layer], model="fast", output="new-layer")
+    above, below = image.get_layers()
+    found["seen"] = [above.get_visible(), below.get_visible(), above.get_opacity()]
+    select(image)
+    found["filled"] = call("inpaint-selection", image, [layer], output="new-layer")
+    found["layers"] = len(image.get_layers())
+    return found
 
 
 @case
@@ -206,6 +262,8 @@ def messages():
     found["two layers"] = call("denoise", image, [layer, copy])
     copy.set_lock_content(True)
     found["locked"] = call("denoise", image, [copy])
+    found["changed"] = pixels(copy) != before
+    found["above a locked one"] = call("denoise", image, [copy], model="fast", output="new-layer")
     group = Gimp.GroupLayer.new(image, "group")
     image.insert_layer(group, None, 0)
     found["group"] = call("denoise", image, [group])
@@ -217,16 +275,28 @@ def messages():
     found["everything"] = call("inpaint-selection", image, [layer])
     layer.set_offsets(0, 9000)
     found["outside"] = call("inpaint-selection", image, [layer])
-    found["changed"] = pixels(layer) != before
+    found["changed"] = found["changed"] or pixels(layer) != before
     image = load("rgb8.png")
     image.convert_indexed(0, 0, 16, False, False, "")
     found["indexed"] = call("denoise", image, image.get_layers())
     return found
 
 
+HALF = """
+import json, sys
+print('{"protocol": 1}', flush=True)
+header = json.loads(sys.stdin.buffer.readline())
+pixels = sys.stdin.buffer.read(header["width"] * header["height"] * 3)
+print('{"done": true}', flush=True)
+sys.stdout.buffer.write(pixels[: len(pixels) // 2])
+sys.stdout.flush()
+raise SystemExit("boom")
+"""
+
+
 @case
 def a_dying_engine():
-    """It greets, and dies with the pixels in its hands."""
+    """It greets, and dies with the pixels in its hands, or in the midst of giving them back."""
     settings = Path(Gimp.directory(), "plug-ins/denoise/engine.json")
     good = settings.read_text()
     found = {}
@@ -234,14 +304,18 @@ def a_dying_engine():
         "dies": "print('{\"protocol\": 1}', flush=True); input(); raise SystemExit('boom')",
         "is old": "print('{\"protocol\": 0}', flush=True); input()",
         "is gone": None,
+        "dies late": HALF,
+        "dies late, new layer": HALF,
     }.items():
         command = ["/usr/bin/python3", "-c", code] if code else ["/nowhere"]
         settings.write_text(json.dumps({"command": command, "models": []}))
         image = load("rgb8.png")
         (layer,) = image.get_layers()
         before = pixels(layer)
-        found[what] = call("denoise", image, [layer])
-        if pixels(layer) != before:
+        image.clean_all()
+        output = "new-layer" if "new" in what else "in-place"
+        found[what] = call("denoise", image, [layer], output=output)
+        if pixels(layer) != before or image.is_dirty() or len(image.get_layers()) > 1:
             found[what] += " and the picture has changed"
     settings.write_text(good)
     return found

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -134,7 +135,8 @@ class Picture:
         """Compose a request for a crop of which the part `keep` is wanted back."""
         inside = [keep.x - crop.x, keep.y - crop.y, keep.width, keep.height]
         size = {"width": crop.width, "height": crop.height, "keep": inside}
-        return {"task": task, "mode": self.mode, "type": self.type} | size | options
+        kind = {"task": task, "mode": self.mode, "type": self.type, "white": 1}
+        return kind | size | options
 
     def bands(self, crop):
         """Read a crop band by band."""
@@ -214,48 +216,74 @@ def inpaint_request(config, picture, area):
     options["grain"] = config.get_property("grain") / 100
     header = picture.header("inpaint", crop, area, **options)
     mask = selection_of(picture.drawable, crop).translate(bytes([0] + [255] * 255))
+    if 255 not in mask:  # of what a preview shows
+        raise Problem(_("nothing of the selection is in sight"))
+    if 0 not in mask:
+        raise Problem(_("all of this is selected: nothing is left to fill it from"))
     return header, itertools.chain(picture.bands(crop), [mask])
 
 
 def denoise(image, drawable, config, engine):
-    """Denoise what is selected, or the whole layer; the selection's softness counts."""
+    """Denoise what is selected, or the whole layer; the selection's softness counts.
+
+    Returns:
+        The engine's report.
+    """
     area, picture = selected(drawable), Picture(drawable)
+    in_place = config.get_property("output") == "in-place"
     state = state_of(picture, area)
     engine.send(*denoise_request(config, picture, area))
-    engine.answer(Gimp.progress_update)
-    check_same(picture, area, image, state)
-    with one_undo_step(image):
-        if config.get_property("output") == "in-place":
-            picture.write(engine, drawable.get_shadow_buffer(), area)
-            merge(drawable, area)
-            return
-        copy = drawable.copy()
-        copy.set_name(_("{} denoised").format(drawable.get_name()))
-        copy.set_lock_content(False)
-        insert(copy, above=drawable)
-        try:
-            picture.write(engine, copy.get_shadow_buffer(), area)
-            merge(copy, area)
-        except Exception:
-            image.remove_layer(copy)
-            raise
+    report = engine.answer(Gimp.progress_update)
+    target = drawable if in_place else drawable.copy()
+    try:  # nothing of the image changes before the last pixel is here
+        picture.write(engine, target.get_shadow_buffer(), area)
+        check_same(picture, area, image, state, in_place)
+        with one_undo_step(image):
+            if not in_place:
+                target.set_name(_("{} denoised").format(drawable.get_name()))
+                target.set_lock_content(False)
+                insert(target, above=drawable)
+                if not is_plain(drawable):  # else its effect would be seen twice
+                    drawable.set_visible(False)
+            merge(target, area)
+    except Exception:
+        if not in_place and target.get_image() is None:
+            target.delete()
+        raise
+    return report
 
 
 def inpaint(image, drawable, config, engine):
-    """Fill what is selected; nothing else changes."""
+    """Fill what is selected; nothing else changes.
+
+    Returns:
+        The engine's report.
+    """
     picture = Picture(drawable)
+    in_place = config.get_property("output") == "in-place"
+    if not in_place and not is_plain(drawable):
+        raise Problem(
+            _("the layer has a mode, opacity, mask or filter of its own: fill it in place")
+        )
     area = around(selected(drawable), config.get_property("grow"), 1, drawable)
     state = state_of(picture, area)
     engine.send(*inpaint_request(config, picture, area))
-    engine.answer(Gimp.progress_update)
+    report = engine.answer(Gimp.progress_update)
     pixels = engine.read(area.width * area.height * picture.bytes_per_px)
     changed = engine.read(area.width * area.height)
-    check_same(picture, area, image, state)
+    check_same(picture, area, image, state, in_place)
     with one_undo_step(image):
-        if config.get_property("output") == "in-place":
+        if in_place:
             replace(image, picture, area, pixels, changed)
         else:
             put_on_new_layer(image, picture, area, pixels, changed)
+    return report
+
+
+def is_plain(layer):
+    """Whether a layer shows its pixels as they are."""
+    own = layer.get_mode() != Gimp.LayerMode.NORMAL or layer.get_opacity() < 100
+    return not (own or layer.get_mask() or layer.get_filters())
 
 
 def replace(image, picture, area, pixels, changed):
@@ -312,9 +340,9 @@ def state_of(picture, area):
     return digest.digest(), *drawable.mask_intersect(), *drawable.get_offsets(), *size
 
 
-def check_same(picture, area, image, state):
+def check_same(picture, area, image, state, in_place):
     """Refuse to write where something has changed: GIMP can be used meanwhile."""
-    check(picture.drawable, image)
+    check(picture.drawable, image, in_place)
     if state_of(picture, area) != state:
         raise Problem(_("the selection or the layer has changed meanwhile: try again"))
 
@@ -329,30 +357,37 @@ def put_on_new_layer(image, picture, area, pixels, changed):
     __, x, y = drawable.get_offsets()
     layer.set_offsets(x + area.x, y + area.y)
     colours = len(picture.mode.removesuffix("A"))
-    values = array.array(picture.code, pixels)
-    whole = array.array(picture.code, bytes(len(changed) * (colours + 1) * values.itemsize))
-    for channel in range(colours):
-        whole[channel :: colours + 1] = values[channel :: len(picture.mode)]
     opaque = {"B": 1, "H": 257, "f": 1 / 255}[picture.code]
-    whole[colours :: colours + 1] = array.array(picture.code, [v * opaque for v in changed])
-    buffer = layer.get_buffer()
+    pixels, changed, buffer = memoryview(pixels), memoryview(changed), layer.get_buffer()
     everything = Gegl.Rectangle.new(0, 0, area.width, area.height)
-    buffer.set(everything, picture.opaque_format, whole.tobytes())
+    for band in bands_of(everything, picture.bytes_per_px):
+        count = band.width * band.height
+        values = array.array(picture.code)
+        values.frombytes(pixels[: count * picture.bytes_per_px])
+        whole = array.array(picture.code, bytes(count * (colours + 1) * values.itemsize))
+        for channel in range(colours):
+            whole[channel :: colours + 1] = values[channel :: len(picture.mode)]
+        alpha = array.array(picture.code, (value * opaque for value in changed[:count]))
+        whole[colours :: colours + 1] = alpha
+        buffer.set(band, picture.opaque_format, whole.tobytes())
+        pixels, changed = pixels[count * picture.bytes_per_px :], changed[count:]
     buffer.flush()
     insert(layer, above=drawable)
 
 
-def check(drawable, image):
-    """Refuse what cannot be written to, before the work and again after it."""
+def check(drawable, image, in_place):
+    """Refuse what cannot be written to, or have a layer above; before the work and after it."""
     if not drawable.is_valid() or drawable.get_image() != image:
         raise Problem(_("the layer is gone"))
-    if drawable.is_layer_mask() or not drawable.is_layer():
+    if not drawable.is_layer():
         raise Problem(_("a mask or channel is chosen: click on a layer's picture and try again"))
     if drawable.is_group_layer() if hasattr(drawable, "is_group_layer") else drawable.is_group():
         raise Problem(_("a layer group is chosen: choose a layer in it, or merge it first"))
     if drawable.is_indexed():
         raise Problem(_("the picture is indexed: choose Image > Mode > RGB first"))
-    item = drawable
+    if not in_place and drawable.is_floating_sel():
+        raise Problem(_("a floating selection is chosen: anchor it, or make a layer of it first"))
+    item = drawable if in_place else drawable.get_parent()
     while item:
         if item.get_lock_content():
             raise Problem(
@@ -373,33 +408,44 @@ def merge(drawable, area):
 class Preview:
     """Keeps a dialog's preview up to date; one engine lives as long as the dialog."""
 
-    def __init__(self, widget, drawable, config, request):
-        """Follow a GimpUi.DrawablePreview."""
-        self._widget, self._config, self._request = widget, config, request
+    def __init__(self, widget, label, drawable, config, request):
+        """Follow a GimpUi.DrawablePreview; a Gtk.Label says why nothing is seen."""
+        self._widget, self._label, self._config, self._request = widget, label, config, request
         self._picture, self._number = Picture(drawable, "u8"), 0
-        self._engine, self._dead, self._asked = Engine(), False, None
+        self._engine, self._asked = Engine(), None
+        self._requests = queue.SimpleQueue()
         widget.connect("invalidated", self._ask)
         config.connect("notify", lambda *_: widget.invalidate())
-        threading.Thread(target=self._listen, daemon=True).start()
+        for work in (self._send, self._listen):
+            threading.Thread(target=work, daemon=True).start()
 
     def close(self):
         """Stop."""
         self._engine.close()
 
     def _ask(self, widget):
-        if self._dead or not self._config.get_property("preview"):
+        if not self._config.get_property("preview"):
             return
         drawable, (x, y, width, height) = self._picture.drawable, self._place()
         width, height = min(width, drawable.get_width() - x), min(height, drawable.get_height() - y)
-        header, bands = self._request(
-            self._config, self._picture, Gegl.Rectangle.new(x, y, width, height)
-        )
         self._number += 1
         self._asked = self._place()
         try:
-            self._engine.send(header | {"id": self._number}, bands)
-        except Death:
-            self._dead = True
+            area = Gegl.Rectangle.new(x, y, width, height)
+            header, bands = self._request(self._config, self._picture, area)
+        except Problem as problem:
+            self._say(self._number, str(problem))
+            return
+        self._requests.put((header | {"id": self._number}, list(bands)))
+
+    def _send(self):
+        """Send what is asked; what was overtaken meanwhile is left out."""
+        with contextlib.suppress(Death):  # which is heard, too
+            while True:
+                request = self._requests.get()
+                while not self._requests.empty():
+                    request = self._requests.get()
+                self._engine.send(*request)
 
     def _place(self):
         return *self._widget.get_position(), *self._widget.get_size()
@@ -412,8 +458,8 @@ class Preview:
                     answer = self._engine.answer(lambda share: None)
                 except Death:
                     raise
-                except Problem:  # nothing to fill in sight: the picture stands as it is
-                    GLib.idle_add(self._widget.draw)
+                except Problem as problem:
+                    GLib.idle_add(self._say, self._number, str(problem))
                     continue
                 if "cancelled" in answer:
                     continue
@@ -423,14 +469,22 @@ class Preview:
                 if self._request is inpaint_request:  # the mask of what changed
                     self._engine.read(pixels)
                 GLib.idle_add(self._draw, answer["id"], data, stride)
-        except Problem:
-            return
+        except Problem as problem:
+            GLib.idle_add(self._say, self._number, str(problem))
         finally:
-            self._dead = True
+            self._engine.close()  # who sends to it would wait for ever
+
+    def _say(self, number, words):
+        """Show the picture as it is, and why."""
+        if number == self._number:
+            self._label.set_text(words)
+            self._widget.draw()
+        return GLib.SOURCE_REMOVE
 
     def _draw(self, number, pixels, stride):
         wanted = number == self._number and self._config.get_property("preview")
         if wanted and self._place() == self._asked:  # else another is on its way
+            self._label.set_text("")
             self._widget.draw_buffer(pixels, stride)
         return GLib.SOURCE_REMOVE
 
@@ -441,17 +495,25 @@ def ask(procedure, config, drawable, names, request):
     from gi.repository import GimpUi
 
     GimpUi.init("denoise")
-    title = procedure.get_menu_label().replace("_", "").removesuffix("...")
-    dialog = GimpUi.ProcedureDialog.new(procedure, config, title)
+    dialog = GimpUi.ProcedureDialog.new(procedure, config, title_of(procedure))
     if "level" in names:
         dialog.set_sensitive("level", True, config, "automatic", True)
-    preview = Preview(dialog.get_drawable_preview("preview", drawable), drawable, config, request)
-    dialog.fill(["preview", *names])
+    widget = dialog.get_drawable_preview("preview", drawable)
+    label = dialog.get_label("words", "", False, False)
+    label.set_line_wrap(True)
+    label.set_max_width_chars(40)
+    preview = Preview(widget, label, drawable, config, request)
+    dialog.fill(["preview", *names, "words"])
     try:
         return dialog.run()
     finally:
         preview.close()
         dialog.destroy()
+
+
+def title_of(procedure):
+    """Give the menu entry's name."""
+    return procedure.get_menu_label().replace("_", "").removesuffix("...")
 
 
 def run(procedure, mode, image, drawables, config, data):
@@ -462,21 +524,29 @@ def run(procedure, mode, image, drawables, config, data):
         if len(drawables) != 1:
             raise Problem(_("choose one layer"))
         drawable = drawables[0]
-        check(drawable, image)
-        if work is inpaint and Gimp.Selection.is_empty(image):
-            raise Problem(_("select what is to be filled first"))
-        interactive = mode == Gimp.RunMode.INTERACTIVE
-        if interactive and not ask(procedure, config, drawable, names, request):
-            return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, GLib.Error())
+
+        def look(in_place):
+            check(drawable, image, in_place)
+            if work is inpaint and Gimp.Selection.is_empty(image):
+                raise Problem(_("select what is to be filled first"))
+            selected(drawable)
+
+        if mode == Gimp.RunMode.INTERACTIVE:
+            look(in_place=False)  # which locks do not hinder
+            if not ask(procedure, config, drawable, names, request):
+                return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, GLib.Error())
+        look(config.get_property("output") == "in-place")
         Gimp.progress_init(procedure.get_blurb())
         engine = Engine()
         engine.greet()
-        work(image, drawable, config, engine)
+        report = work(image, drawable, config, engine)
         Gimp.displays_flush()
+        for warning in report.get("warnings", []):
+            Gimp.message(warning)
     except Exception as error:  # GIMP would only say "execution error"
         text = str(error) if isinstance(error, Problem) else repr(error)
         status = Gimp.PDBStatusType.EXECUTION_ERROR
-        return procedure.new_return_values(status, GLib.Error(f"Denoise: {text}"))
+        return procedure.new_return_values(status, GLib.Error(f"{title_of(procedure)}: {text}"))
     finally:
         if engine:
             engine.close()
