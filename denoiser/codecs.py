@@ -15,18 +15,21 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import get_sampling
 from PIL.PngImagePlugin import PngInfo
 
-from denoiser import exif
+from denoiser import exif, photoshop
 from denoiser.errors import InputError
 from denoiser.picture import FORMATS, Format, Mode, Picture, check_size
 
 logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)  # one line on stderr is ours
 
 _XMP_KEY = "XML:com.adobe.xmp"
-_PNG_COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP"}
+_PNG_COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI"}
+_PNG_OTHER_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"pHYs", b"bKGD"}
+_PNG_OTHER_CHUNKS |= {b"sBIT", b"hIST", b"sPLT", b"tIME", b"acTL", b"fcTL", b"fdAT"}
 _PNG_TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 _PNG_RAW_PROFILE = b"Raw profile type "
 _PHOTOSHOP = b"Photoshop 3.0\0"  # begins a JPEG's segment of image resources
-_IPTC_RESOURCE = 0x0404
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)  # none of scans
+_JPEG_SEGMENTS = {"APP0", "APP1", "APP2", "APP13", "APP14", "COM"}
 _LONGEST_TEXT = 2**20  # bytes of a PNG's text, as Pillow reads it
 _XMP_SIDES = {b"PixelXDimension": b"PixelYDimension", b"ImageWidth": b"ImageLength"}
 _XMP_SIDES |= {other: side for side, other in _XMP_SIDES.items()}
@@ -106,7 +109,17 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
             "progressive": bool(info.get("progressive")),
         }
         segments: list[tuple[str, bytes]] = file.applist  # type: ignore[attr-defined]
-        picture.iptc = _iptc(segments)
+        resources = b"".join(
+            body.removeprefix(_PHOTOSHOP)
+            for kind, body in segments
+            if kind == "APP13" and body.startswith(_PHOTOSHOP)
+        )
+        picture.iptc = photoshop.iptc(resources)
+        picture.notes += photoshop.lost(resources)
+        others = dict.fromkeys(kind for kind, _ in segments if kind not in _JPEG_SEGMENTS)
+        picture.notes += [f"its segment {kind} is dropped" for kind in others]
+        if file.format == "JPEG" and (rest := len(data[_end_of_jpeg(data) :].strip(b"\0\xff"))):
+            picture.notes.append(f"{rest} bytes behind the picture, as of a film, are dropped")
         picture.comment = b"\n".join(text for kind, text in segments if kind == "COM") or None
         if any(text.startswith(_XMP_EXTENSION) for _, text in segments):
             picture.has_extended_xmp = True
@@ -124,14 +137,19 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
                 picture.xmp = _itxt(body)
             elif kind in _PNG_TEXT_CHUNKS and body.startswith(_PNG_RAW_PROFILE):
                 picture.notes.append("a raw profile of ImageMagick in it is dropped")
+            elif kind not in _PNG_TEXT_CHUNKS | _PNG_OTHER_CHUNKS:
+                picture.notes.append(f"its chunk {kind.decode('latin-1')} is dropped")
             elif kind in _PNG_TEXT_CHUNKS:
                 crc = struct.pack(">I", zlib.crc32(kind + body))
                 if data[end - 4 : end] == crc and _is_text(kind, body):
                     picture.texts.append((kind, body))
                 else:
                     picture.notes.append("a damaged text in it is dropped")
-    elif name == "AVIF" and _avif_is_deep(data):
-        picture.notes.append("AVIF of more than 8 bits per channel is read as 8 bits")
+    elif name == "AVIF":
+        if _avif_is_deep(data):
+            picture.notes.append("AVIF of more than 8 bits per channel is read as 8 bits")
+        if not picture.icc and (colours := _nclx(data)):
+            picture.notes.append(f"its colours ({colours}) are taken for those of sRGB")
     while block.startswith(b"Exif\0\0"):
         block = block[6:]
     if block:
@@ -181,23 +199,16 @@ def _without_element(xml: bytes, name: bytes) -> bytes:
     return b"".join([*parts, xml[start:]])
 
 
-def _iptc(segments: list[tuple[str, bytes]]) -> bytes | None:
-    """Gather the IPTC of a JPEG from Photoshop's image resources, which may span segments."""
-    resources = b"".join(
-        body.removeprefix(_PHOTOSHOP)
-        for kind, body in segments
-        if kind == "APP13" and body.startswith(_PHOTOSHOP)
-    )
-    found, place = b"", 0
-    with contextlib.suppress(struct.error):
-        while place < len(resources):
-            number, name_bytes = struct.unpack_from(">HB", resources, place + 4)
-            place += 6 + (name_bytes + 2) // 2 * 2
-            (size,) = struct.unpack_from(">I", resources, place)
-            if number == _IPTC_RESOURCE:
-                found += resources[place + 4 : place + 4 + size]
-            place += 4 + (size + 1) // 2 * 2
-    return found or None
+def _end_of_jpeg(data: bytes) -> int:
+    """Find where the first picture of a JPEG ends (ITU-T T.81, annex B); its length if nowhere."""
+    place = 2
+    while found := _JPEG_MARKER.search(data, place):
+        marker, place = found[1][0], found.end()
+        if marker == 0xD9:
+            return place
+        if marker not in (0x01, 0xD8):
+            place += int.from_bytes(data[place : place + 2], "big")
+    return len(data)
 
 
 def _is_text(kind: bytes, body: bytes) -> bool:
@@ -233,6 +244,17 @@ def _avif_is_deep(data: bytes) -> bool:
     """Look up `high_bitdepth` in the AV1 configuration (AV1-ISOBMFF, section 2.3.3)."""
     place = data.find(b"av1C")
     return 0 < place < len(data) - 7 and bool(data[place + 6] & 0x40)
+
+
+def _nclx(data: bytes) -> str:
+    """Name an AVIF's colours (ISO 14496-12, 12.1.5; ITU-T H.273) if they are not those of sRGB."""
+    place = data.find(b"colrnclx")
+    if place < 0 or len(data) < place + 12:
+        return ""
+    primaries, transfer = struct.unpack_from(">HH", data, place + 8)
+    if primaries in (1, 2) and transfer in (1, 2, 6, 13):
+        return ""
+    return f"primaries {primaries}, transfer {transfer} of H.273"
 
 
 def _decode_8bit(file: ImageFile.ImageFile) -> tuple[np.ndarray, Mode]:
@@ -362,8 +384,7 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
 
 def _photoshop_segment(iptc: bytes) -> bytes:
     """Wrap IPTC into the JPEG segment APP13, as Photoshop's image resource without a name."""
-    resource = b"8BIM" + struct.pack(">HHI", _IPTC_RESOURCE, 0, len(iptc)) + iptc
-    body = _PHOTOSHOP + resource + b"\0" * (len(iptc) % 2)
+    body = _PHOTOSHOP + photoshop.pack_iptc(iptc)
     return b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
 
 

@@ -3,32 +3,39 @@
 import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import IO, Any
 
 import numpy as np
 import tifffile
 
-from denoiser import exif
+from denoiser import exif, photoshop
 from denoiser.errors import InputError, OutputError
 from denoiser.picture import Mode, Picture, check_size, white_of
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # one line on stderr is ours
 
 _ICC, _RESOLUTIONS, _UNIT = 34675, (282, 283), 296
+_TRANSFER = 301
+_CHROMATICITIES = {
+    318: ("WhitePoint", [0.3127, 0.3290]),
+    319: ("PrimaryChromaticities", [0.64, 0.33, 0.30, 0.60, 0.15, 0.06]),
+}
 _LARGEST_BYTES = 3_900_000_000  # of a classic TIFF
 _JPEG = 7
 
 
 def decode(data: bytes) -> Picture:
-    """Decode the first page of a TIFF, as it lies in the file.
+    """Decode the first page of a TIFF that is no thumbnail, as it lies in the file.
 
     Raises:
         InputError: Too large, or pixels of a kind that is not supported.
         Exception: Whatever tifffile raises on damaged files.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages.first
+        pages = [page for page in _all_pages(file) if not page.is_reduced] or [file.pages.first]
+        page = pages[0]
         check_size(page.imagewidth, page.imagelength)
         kind = _kind(page)
         pixels, mode = _pixels(page, kind)
@@ -48,17 +55,22 @@ def decode(data: bytes) -> Picture:
         if is_float and mode == "CMYK" and (full := white_of(picture.pixels)) != 1:
             picture.pixels /= full
             picture.notes.append(f"its ink of 0 to {full:g} becomes 0 to 1")
+        if kind == "palette" and _is_deep(page.colormap):
+            picture.notes.append("its palette of 16 bits becomes 8")
         if _is_premultiplied(page, mode):
             picture.notes.append("its premultiplied alpha becomes straight alpha")
-        layers = exif.PHOTOSHOP_LAYERS in page.tags
-        pages = sum(not page.is_reduced for page in file.pages)
-    if pages > 1:
-        picture.notes.append(f"only the first of {pages} pages is restored")
-    if layers:
-        picture.notes.append("its Photoshop layers, which show it as it was, are dropped")
+        count = max(len(pages), _slices(file, page))
+        if count > 1:
+            picture.notes.append(f"only the first of {count} pages is restored")
+        if exif.PHOTOSHOP_LAYERS in page.tags:
+            picture.notes.append("its Photoshop layers, which show it as it was, are dropped")
+        if not picture.icc and (colours := _other_colours(page)):
+            picture.notes.append(f"the colours of its {' and '.join(colours)} are dropped")
     try:
         picture.exif = exif.from_tiff(data)
-        picture.iptc = exif.value_of(data, exif.IPTC)
+        resources = exif.value_of(data, exif.PHOTOSHOP_RESOURCES) or b""
+        picture.iptc = exif.value_of(data, exif.IPTC) or photoshop.iptc(resources)
+        picture.notes += photoshop.lost(resources)
     except ValueError:
         picture.notes.append("its EXIF is damaged: dropped")
     return picture
@@ -94,6 +106,33 @@ def encode(picture: Picture, file: IO[bytes]) -> None:
         metadata=None,
     )
     exif.add_to_tiff(file, block, {exif.XMP: picture.xmp, exif.IPTC: picture.iptc})
+
+
+def _all_pages(file: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
+    """Iterate over the pages and, behind each, those of its SubIFDs."""
+    for page in file.pages:
+        yield page
+        if page.subifds:
+            yield from page.pages
+
+
+def _slices(file: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
+    """Count what ImageJ and tifffile put into one page behind each other."""
+    with contextlib.suppress(Exception):  # of a description that is none
+        if file.is_imagej or file.is_shaped:
+            return int(file.series[0].size // max(1, page.size))
+    return 1
+
+
+def _other_colours(page: tifffile.TiffPage) -> list[str]:
+    """Name the tags by which colours are not those of sRGB."""
+    found = ["TransferFunction"] if _TRANSFER in page.tags else []
+    for code, (name, srgb) in _CHROMATICITIES.items():
+        with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+            values = np.array(page.tags[code].value, float).reshape(-1, 2)
+            if not np.allclose(values[:, 0] / values[:, 1], srgb, atol=2e-3):
+                found.append(name)
+    return found
 
 
 def _kind(page: tifffile.TiffPage) -> Mode | str:
@@ -144,6 +183,12 @@ def _pixels(page: tifffile.TiffPage, kind: Mode | str) -> tuple[np.ndarray, Mode
     if _is_premultiplied(page, kind):
         _divide_by_alpha(pixels)
     return pixels, kind  # type: ignore[return-value]
+
+
+def _is_deep(palette: np.ndarray) -> bool:
+    """Whether a palette says more than 8 bits can."""
+    low = palette & 255
+    return bool(((low != 0) & (low != palette >> 8)).any())
 
 
 def _is_premultiplied(page: tifffile.TiffPage, kind: Mode | str) -> bool:

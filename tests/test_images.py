@@ -486,6 +486,79 @@ def _encoded(format):
     return data.getvalue()
 
 
+@pytest.mark.parametrize("thumbnail", ["first", "with a SubIFD", "none"])
+def test_of_a_tiff_the_first_page_that_is_no_thumbnail_is_read(tmp_path, thumbnail):
+    whole, small = random_pixels("RGB", "uint8", 48, 64), random_pixels("RGB", "uint8", 12, 16)
+    kind = {"photometric": "rgb", "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        if thumbnail != "none":
+            below = int(thumbnail == "with a SubIFD")
+            file.write(small, subfiletype=1, subifds=below, **kind)
+            file.write(whole, **kind)
+        else:  # and another picture in a SubIFD
+            file.write(whole, subifds=1, **kind)
+            file.write(whole[::-1], **kind)
+    picture = read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(picture.pixels, whole)
+    assert picture.notes == (
+        ["only the first of 2 pages is restored"] if thumbnail == "none" else []
+    )
+
+
+def test_slices_that_imagej_puts_into_one_page_are_missed(tmp_path):
+    stack = random_pixels("L", "uint8", 40, 30).reshape(4, 10, 30)
+    tifffile.imwrite(tmp_path / "a.tif", stack, contiguous=True, imagej=True)
+    with tifffile.TiffWriter(tmp_path / "b.tif") as file:
+        file.write(stack, contiguous=True, truncate=True, photometric="minisblack")
+    for name in ("a.tif", "b.tif"):
+        assert "only the first of 4 pages is restored" in read(tmp_path / name).notes
+
+
+def test_what_no_other_note_tells_of_is_missed(tmp_path):
+    """Each with what is told; a plain file of the kind says nothing."""
+    plain = {format.name: _encoded(format) for format in (PNG, JPEG, AVIF)}
+    film = plain["JPEG"] + bytes(2) + b"\0\0\0\x18ftypmp42" + bytes(range(1, 99))
+    manifest = plain["JPEG"][:2] + b"\xff\xeb\0\x06JUMB" + plain["JPEG"][2:]
+    private = b"\0\0\0\x03prVt123" + struct.pack(">I", zlib.crc32(b"prVt123"))
+    paths = b"8BIM" + struct.pack(">HHI", 2000, 0, 4) + b"path"
+    segment = b"Photoshop 3.0\0" + paths
+    clipped = b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment
+    place = plain["AVIF"].index(b"colrnclx") + 8
+    wide = plain["AVIF"][:place] + b"\0\x09\0\x10" + plain["AVIF"][place + 4 :]
+    for data, words in {
+        film: "behind the picture, as of a film, are dropped",
+        manifest: "its segment APP11 is dropped",
+        plain["JPEG"][:2] + clipped + plain["JPEG"][2:]: "its Photoshop paths are dropped",
+        plain["PNG"][:33] + private + plain["PNG"][33:]: "its chunk prVt is dropped",
+        wide: "its colours (primaries 9, transfer 16 of H.273) are taken for those of sRGB",
+    }.items():
+        (note,) = read(data).notes
+        assert words in note
+    assert [read(data).notes for data in plain.values()] == [[], [], []]
+
+
+def test_what_tells_the_brightness_of_hdr_stays_with_it(tmp_path):
+    chunks = {b"cICP": b"\x09\x10\0\1", b"cLLI": bytes(8), b"mDCV": bytes(24)}
+    picture = full_picture("RGB", "uint16", None, png_chunks=chunks)
+    found, _ = through_file(picture, PNG, tmp_path)
+    assert found.png_chunks == chunks and not found.notes
+
+
+def test_iptc_and_colours_of_a_tiff_are_kept_or_missed(tmp_path):
+    resource = b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(IPTC)) + IPTC
+    tags = [
+        (34377, 1, len(resource), resource, True),
+        (318, 5, 2, (3457, 10000, 3585, 10000), True),  # of D50
+        (319, 5, 6, (64, 100, 33, 100, 30, 100, 60, 100, 15, 100, 6, 100), True),  # of sRGB
+    ]
+    tifffile.imwrite(tmp_path / "a.tif", random_pixels("RGB", "uint8"), extratags=tags)
+    picture = read(tmp_path / "a.tif")
+    assert picture.iptc == IPTC
+    assert picture.notes == ["the colours of its WhitePoint are dropped"]
+    found, _ = through_file(picture, TIFF, tmp_path / "tif")
+    assert found.iptc == IPTC and not found.notes
+
+
 def test_extended_xmp_is_missed(tmp_path):
     packet = XMP.replace(b"tiff:Orientation", b'xmpNote:HasExtendedXMP="AB12" tiff:Orientation')
     namespace = b"http://ns.adobe.com/xmp/extension/\0"
