@@ -32,6 +32,7 @@ def load_model(
     Raises:
         ModelError: There is no such model, or it is damaged, breaks the contract or has another
             task.
+        ArgumentError: There is no such task or device.
         DeviceError: A GPU was asked for and is not usable.
     """
     return _load_model(str(name) if name is not None else None, task, device, threads)
@@ -55,7 +56,8 @@ def denoise(
     """Remove noise from an image.
 
     Args:
-        image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1.
+        image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1
+            or, if any value exceeds 4, at the largest.
         model: A model, its name or path; None for the default.
         sigma: Noise standard deviation in [0, 1] units, or "auto" to estimate it.
         strength: Share of the noise to remove, 0-1; 0 returns the input bit for bit.
@@ -68,7 +70,8 @@ def denoise(
         ShapeError: `image` has an unsupported shape or dtype.
         ArgumentError: An argument is out of range.
         InputError: `image` holds NaN or infinite values.
-        ModelError: There is no such model.
+        ModelError: There is no such model, or it is made for another task.
+        OutOfMemoryError: Not even small tiles fit into memory.
 
     Example:
         >>> import numpy as np, denoiser
@@ -79,9 +82,8 @@ def denoise(
     """
     from denoiser import restore
 
-    if model is None or isinstance(model, str | Path):
-        model = load_model(model)
-    return restore.denoise(image, model, sigma=sigma, strength=strength, tile_px=tile_px)
+    found = _model_of(model, "denoise")
+    return restore.denoise(image, found, sigma=sigma, strength=strength, tile_px=tile_px)
 
 
 def inpaint(
@@ -95,7 +97,8 @@ def inpaint(
     """Fill the hole; keep every other pixel bit for bit.
 
     Args:
-        image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1.
+        image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1
+            or, if any value exceeds 4, at the largest.
         hole: (H, W) bool, True where pixels are replaced.
         model: A model, its name or path; None for the default.
         feather_px: Width of the edge, inside the hole, over which filling and image are blended.
@@ -108,7 +111,8 @@ def inpaint(
         ShapeError: `image` has an unsupported shape or dtype, or `hole` is not (H, W).
         ArgumentError: An argument is out of range, or nothing lies outside the hole.
         InputError: `image` holds NaN or infinite values.
-        ModelError: There is no such model.
+        ModelError: There is no such model, or it is made for another task.
+        OutOfMemoryError: Not even small tiles fit into memory.
 
     Example:
         >>> import numpy as np, denoiser
@@ -121,6 +125,16 @@ def inpaint(
     """
     from denoiser import filling
 
+    found = _model_of(model, "inpaint")
+    return filling.inpaint(image, hole, found, feather_px=feather_px, grain_share=grain)
+
+
+def _model_of(model: "Model | str | Path | None", task: str) -> "Model":
+    from denoiser.engine import Model
+    from denoiser.errors import ArgumentError
+
     if model is None or isinstance(model, str | Path):
-        model = load_model(model, task="inpaint")
-    return filling.inpaint(image, hole, model, feather_px=feather_px, grain_share=grain)
+        return load_model(model, task=task)
+    if not isinstance(model, Model):
+        raise ArgumentError(f"model must be a model, its name or path, not {model!r}")
+    return model

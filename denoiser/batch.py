@@ -18,7 +18,7 @@ import numpy as np
 from denoiser import catalog, images, restore
 from denoiser.engine import CPU, Model
 from denoiser.errors import InputError, OutputError, explain
-from denoiser.files import stamp_of
+from denoiser.files import real, stamp_of
 from denoiser.images import Picture
 from denoiser.job import Job
 from denoiser.journal import DONE, FAILED, WRITING, Entry, Journal
@@ -190,6 +190,8 @@ class Batch:
             output_stamp = stamp_of(item.target) if item.target.exists() else None
             if output_stamp and item.target.samefile(item.source):
                 raise OutputError(f"{item.target} is a link to the original: it is not replaced")
+            if real(item.target).is_relative_to(item.source_folder.resolve()):
+                raise OutputError(f"{item.target} leads into {item.source_folder} by a link")
             if output_stamp and self.options.skip_existing:
                 return Result(item, "skipped", why="exists", stamp=entry.input_stamp)
             entry.model_sha256, entry.settings = self.key(item)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoiser.errors import ModelError
+from denoiser.errors import ArgumentError, ModelError
 
 if TYPE_CHECKING:
     from denoiser.engine import Model
@@ -85,13 +85,13 @@ def find(name: str | None = None, *, gpu: bool = False, task: str = "denoise") -
     Raises:
         ModelError: There is no such model, or a released one is not what its card says.
     """
-    if name and name.lower().endswith(".onnx"):
+    if name is not None and name.lower().endswith(".onnx"):
         path = Path(name)
         if not path.is_file():
             raise ModelError(f"no such model file: {path}")
         return path
     known = cards()
-    card = _choose(name, known) if name else default(known, gpu=gpu, task=task)
+    card = _choose(name, known) if name is not None else default(known, gpu=gpu, task=task)
     if not card.path.is_file() or sha256_of(card.path) != card.sha256:
         raise ModelError(f"{card.path} is missing or damaged: reinstall denoiser")
     return card.path
@@ -110,7 +110,10 @@ def load(
 
     Raises:
         ModelError: There is no such model, it is damaged, or made for another task.
+        ArgumentError: There is no such task.
     """
+    if task not in ("denoise", "inpaint", "detect"):
+        raise ArgumentError(f"unknown task {task!r}: use denoise, inpaint or detect")
     from denoiser.engine import Model, gpu_problem
 
     gpu = name is None and device != "cpu" and gpu_problem() is None

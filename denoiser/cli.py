@@ -11,6 +11,7 @@ from denoiser.errors import ArgumentError
 from denoiser.options import Number, Shared, shared_options
 
 ON_SUCCESS = ("keep", "delete")
+LONGEST_S = 86400
 
 
 def parse_on_success(text: str) -> str:
@@ -76,14 +77,14 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
 @click.option(
     "--settle",
     "settle_s",
-    type=Number(0),
+    type=Number(0, LONGEST_S),
     metavar="SECONDS",
     help="Watching: how long a picture must stand still before it is taken.  [default: 2]",
 )
 @click.option(
     "--poll",
     "poll_s",
-    type=Number(0, min_open=True),
+    type=Number(0, LONGEST_S, min_open=True),
     metavar="SECONDS",
     help="Watching: look every so often, for network shares that tell of no changes.",
 )
@@ -144,7 +145,7 @@ def denoise(
         settle_s=Rules.settle_s if settle_s is None else settle_s,
         poll_s=poll_s or 0.0,
         delete=on_success == "delete",
-        archive=Path(archive) if archive else None,
+        archive=Path(archive).expanduser() if archive else None,  # shells do not, after the colon
     )
     shared.process(source, target, job, model, rules if watch else None)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from denoiser.errors import INTERRUPTED, ArgumentError, PartialError, explain
+from denoiser.errors import INTERRUPTED, ArgumentError, OutputError, PartialError, explain
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -33,6 +34,18 @@ def say(line: str) -> None:
     click.echo(visible(line), err=True)
 
 
+def put(line: str) -> None:
+    """Print one line on stdout, for a machine, or as what was asked for.
+
+    Raises:
+        OutputError: It is closed or full.
+    """
+    try:
+        click.echo(line)
+    except OSError as error:
+        raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
 def visible(line: str) -> str:
     """Escape what would end a line or command a terminal, as names of files may hold it."""
     return "".join(ascii(sign)[1:-1] if _commands(sign) else sign for sign in line)
@@ -46,6 +59,8 @@ def _commands(sign: str) -> bool:
 def run(command: click.Command) -> NoReturn:
     """Run a command; every error becomes one line on stderr and its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # tidies up as Ctrl-C does
+    if os.name != "nt" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     warnings.simplefilter("ignore")  # of libraries, on what is odd in a file that can be read
     _add_verbose(command)
     verbose = any(re.fullmatch("--verbose|-[a-z]*v[a-z]*", word) for word in sys.argv[1:])
@@ -99,7 +114,7 @@ class Show:
     def outcome(self, outcome: dict[str, Any], words: str = "") -> None:
         """Tell what happens to a picture: input, output and more, for a machine or a person."""
         if self.as_json:
-            click.echo(json.dumps(outcome))
+            put(json.dumps(outcome))
         elif not self.quiet:
             say(f"{outcome['input']} -> {outcome['output']}{': ' if words else ''}{words}")
 
@@ -111,7 +126,7 @@ class Show:
     def report(self, report: dict[str, Any]) -> None:
         """Tell what was done to a picture."""
         if self.as_json:
-            click.echo(json.dumps(report))
+            put(json.dumps(report))
         for line in [] if self.quiet else report_lines(report, self.verbose):
             say(line)
 
@@ -250,7 +265,7 @@ class FolderView:
             words = [f"{result.item.name}: skipped, {result.why}"]
         if self.show.as_json:
             why = {"why": result.why} if result.why else {}
-            click.echo(json.dumps(names | {"state": result.state} | why | report))
+            put(json.dumps(names | {"state": result.state} | why | report))
         if self.show.verbose and result.error:
             words += "".join(traceback.format_exception(result.error)).splitlines()
         for line in [] if self.show.quiet else words:

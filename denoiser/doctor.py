@@ -6,6 +6,7 @@ from typing import Literal
 import click
 
 from denoiser import __version__
+from denoiser.console import put
 from denoiser.errors import DeviceError, InputError, OutputError
 from denoiser.options import device_options, with_options
 
@@ -29,10 +30,10 @@ def models() -> None:
         catalog.default(known, task="detect").name: " (default of inpaint --detect)",
     }
     for card in known:
-        click.echo(f"{card.name}{defaults.get(card.name, '')}: {card.summary}")
+        put(f"{card.name}{defaults.get(card.name, '')}: {card.summary}")
         for key, value in card.details.items():
             if key not in ("name", "summary"):
-                click.echo(f"  {key}: {_flat(value)}")
+                put(f"  {key}: {_flat(value)}")
 
 
 def _flat(value: object) -> str:
@@ -61,15 +62,15 @@ def doctor(
     from denoiser import catalog, engine
     from denoiser import gimp as plug_in
 
-    click.echo(f"denoiser {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    click.echo(f"onnxruntime {engine.runtime_version()}")
+    put(f"denoiser {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    put(f"onnxruntime {engine.runtime_version()}")
     if problem := engine.distribution_problem():
-        click.echo(f"problem: {problem}")
+        put(f"problem: {problem}")
     try:
         for profile in plug_in.profiles():
-            click.echo(f"GIMP plug-in: {profile.plug_in}: {profile.state}")
+            put(f"GIMP plug-in: {profile.plug_in}: {profile.state}")
     except InputError as error:
-        click.echo(f"GIMP plug-in: {error}")
+        put(f"GIMP plug-in: {error}")
     if require_gpu and device == "cpu":
         raise DeviceError("--require-gpu contradicts --device cpu")
     side = 512
@@ -86,12 +87,12 @@ def doctor(
             started = time.perf_counter()
             loaded.run_with_noise(image, image[:, :1])
             speed = side**2 / 1e6 / (time.perf_counter() - started)
-            click.echo(
+            put(
                 f"{name}: works, {loaded.provider} {loaded.precision}, {speed:.2f} megapixels/s"
                 f" with {loaded.contract.name}"
             )
         except DeviceError as error:
-            click.echo(f"{name}: does not work: {error}")
+            put(f"{name}: does not work: {error}")
             if require_gpu:
                 raise
 
@@ -120,12 +121,12 @@ def install() -> None:
             gimp.install(profile)
         except OutputError as error:
             refused = error
-            click.echo(f"{profile.plug_in}: not installed")
+            put(f"{profile.plug_in}: not installed")
         else:
-            click.echo(f"{profile.plug_in}: installed")
+            put(f"{profile.plug_in}: installed")
     if refused:
         raise refused
-    click.echo("Restart GIMP, then see Filters > Enhance > Denoise and Inpaint Selection.")
+    put("Restart GIMP, then see Filters > Enhance > Denoise and Inpaint Selection.")
 
 
 @gimp.command()
@@ -135,7 +136,7 @@ def uninstall() -> None:
 
     for profile in gimp.profiles():
         done = "removed: restart GIMP" if gimp.uninstall(profile) else "it was not installed"
-        click.echo(f"{profile.plug_in}: {done}")
+        put(f"{profile.plug_in}: {done}")
 
 
 @gimp.command()
@@ -144,4 +145,4 @@ def status() -> None:
     from denoiser import gimp
 
     for profile in gimp.profiles():
-        click.echo(f"{profile.plug_in}: {profile.state}")
+        put(f"{profile.plug_in}: {profile.state}")

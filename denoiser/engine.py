@@ -75,12 +75,14 @@ class Model:
             threads: CPU threads; 0 leaves the choice to onnxruntime.
 
         Raises:
-            ArgumentError: No such device.
+            ArgumentError: No such device, or a negative number of threads.
             DeviceError: A GPU was asked for and is not usable.
             ModelError: No such file, no ONNX, or not the inputs and outputs of a restorer.
         """
         self.name = str(source) if isinstance(source, Path) else "model"
         index = _device_index(device)
+        if not isinstance(threads, int) or threads < 0:
+            raise ArgumentError(f"threads must be 0 or more, not {threads!r}")
         self.device, self.threads = device, threads
         self.precision = "fp32"
         self.fallback: str | None = None
@@ -305,7 +307,7 @@ def _device_index(device: str) -> int | None:
     """GPU number that `device` names; None for the CPU."""
     if device == "cpu":
         return None
-    found = re.fullmatch(r"auto|cuda(?::([0-9]+))?", device)
+    found = re.fullmatch(r"auto|cuda(?::([0-9]+))?", str(device))
     if not found:
         raise ArgumentError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N")
     return int(found[1] or 0)

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,17 +39,20 @@ def whole_file(
         OutputError: Something has that name.
         OSError: It cannot be written.
     """
-    target = target.resolve()
+    target = real(target)
     if target.exists() and not target.is_file():
         raise OutputError(f"{target} is no ordinary file: it is not replaced")
     folder = target.parent
     if scratch and on_one_file_system(scratch, folder):
         folder = scratch
+    else:
+        sweep(folder)
     descriptor, name = tempfile.mkstemp(".part", ".denoise-", folder)
     os.close(descriptor)
     part = Path(name)
     try:
         with part.open("w+b") as file:
+            _lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -65,7 +69,21 @@ def whole_file(
 def sweep(folder: Path) -> None:
     """Remove the unfinished files of `whole_file` that processes which were killed left behind."""
     for part in folder.glob(".denoise-*.part"):
-        part.unlink()
+        with contextlib.suppress(OSError), part.open("rb") as file:
+            _lock(file)  # or somebody is writing it
+            part.unlink()
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Lock an open file for this process; on Windows what is open cannot be removed anyway.
+
+    Raises:
+        OSError: Another has locked it.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_text(target: Path, text: str) -> None:
@@ -116,7 +134,7 @@ def move_new(source: Path, target: Path) -> Path:
         if source.is_symlink() or not on_one_file_system(source, target.parent):
             # a name that is found again, should this be cut short
             place = hashlib.sha256(os.fsencode(source.absolute())).hexdigest()
-            part = target.parent / f".denoise-{place[:16]}.part"
+            part = target.parent / f".denoise-{place[:16]}.moving"
             part.unlink(missing_ok=True)  # it may be another name of what was moved before
             shutil.copyfile(source, part)
             with part.open("rb+") as file:
@@ -184,7 +202,19 @@ def check_file(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
-    check_writable(path.resolve().parent, path)  # a link is written through
+    check_writable(real(path).parent, path)  # a link is written through
+
+
+def real(path: Path) -> Path:
+    """Follow links.
+
+    Raises:
+        OutputError: They lead in a circle.
+    """
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError up to Python 3.12
+        raise OutputError(f"cannot write {path}: it is a link that leads nowhere") from error
 
 
 def lie_within_each_other(one: Path, other: Path) -> bool:

@@ -11,7 +11,7 @@ from denoiser import grain, tiles
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, ModelError, OutOfMemoryError, ShapeError
 from denoiser.picture import white_of
-from denoiser.restore import Progress, check_image
+from denoiser.restore import Progress, check_image, is_share
 
 CELL_PX = 32
 """Holes nearer than one to two cells are filled together."""
@@ -66,10 +66,14 @@ def inpaint(
     check_image(image, out)
     if "hole" not in model.contract.inputs:
         raise ModelError(f"{model.contract.name} is no model for inpainting")
+    if not isinstance(hole, np.ndarray) or hole.dtype.kind not in "biuf":
+        raise ShapeError("hole must be an array of bool or numbers")
     if hole.shape != image.shape[:2]:
         raise ShapeError(f"hole must be {image.shape[:2]}, not {hole.shape}")
-    if not 0 <= grain_share <= 1 or feather_px < 0:
-        raise ArgumentError("grain must lie in 0-1, and feather must not be negative")
+    if not is_share(grain_share):
+        raise ArgumentError(f"grain must lie in 0-1, not {grain_share!r}")
+    if not isinstance(feather_px, int | float | np.number) or not 0 <= feather_px < np.inf:
+        raise ArgumentError(f"feather must be a number of pixels, not {feather_px!r}")
     if hole.size and not (hole.min() >= 0 and hole.max() <= 1):
         raise ArgumentError("hole must be boolean, or lie in 0-1")
     if out is None:

@@ -19,11 +19,11 @@ def parse_kinds(text: str) -> tuple[str, ...]:
         return ()
     from denoiser.defects import KINDS  # and OpenCV, which takes its time
 
-    kinds = tuple(text.split(","))
-    for kind in kinds:
+    asked = text.split(",")
+    for kind in asked:
         if kind not in KINDS:
             raise click.BadParameter(f"{kind!r} is neither {' nor '.join(KINDS)}")
-    return kinds
+    return tuple(kind for kind in KINDS if kind in asked)
 
 
 def parse_grain(text: str) -> float:

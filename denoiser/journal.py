@@ -185,7 +185,7 @@ class Journal:
             with self._lock:
                 yield
         except (sqlite3.Error, OSError) as error:
-            raise OutputError(f"cannot write the journal in {self.folder}: {error}") from error
+            raise OutputError(f"cannot use the journal in {self.folder}: {error}") from error
 
 
 @contextlib.contextmanager

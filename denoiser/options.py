@@ -23,13 +23,13 @@ Command = Callable[..., None]
 
 
 class Number(click.FloatRange):
-    """A number in a range, which NaN is not."""
+    """A finite number in a range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert as click does, but refuse NaN."""
+        """Convert as click does, but refuse NaN and infinity."""
         number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value} is no number", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
         return number
 
 

@@ -122,7 +122,7 @@ def _parse(line: bytes) -> dict[str, Any]:
         ArgumentError: What follows it cannot be read without what is missing.
     """
     try:
-        header: dict[str, Any] = json.loads(line)
+        header: dict[str, Any] = json.loads(line, parse_constant=_refuse)
         if not isinstance(header, dict):
             raise ValueError("it must be an object of JSON")
         if header["task"] == "cancel":
@@ -133,7 +133,7 @@ def _parse(line: bytes) -> dict[str, Any]:
         if sides[0] * sides[1] > LARGEST_MP * 1e6:
             raise ValueError(f"more than {LARGEST_MP} megapixels")
         for key, known in (("mode", CHANNELS), ("type", TYPES), ("task", OPTIONS)):
-            if header[key] not in known:
+            if not isinstance(header[key], str) or header[key] not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}")
         return header
     except (ValueError, TypeError, KeyError) as error:
@@ -141,6 +141,10 @@ def _parse(line: bytes) -> dict[str, Any]:
         raise ArgumentError(f"bad request: {problem}") from error
     except RecursionError:
         raise ArgumentError("bad request: it is nested too deeply") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:

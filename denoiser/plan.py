@@ -49,6 +49,11 @@ class Item:
     source: Path
     target: Path
 
+    @property
+    def source_folder(self) -> Path:
+        """The input folder."""
+        return self.source.parents[self.name.count("/")]
+
 
 @dataclasses.dataclass
 class Plan:

@@ -68,6 +68,8 @@ def denoise(
     """
     out = np.empty_like(image) if out is None else out
     _check(image, sigma, strength, out)
+    if not isinstance(tile_px, int | np.integer) or tile_px < 0:
+        raise ArgumentError(f"tile_px must be a whole number, 0 or more, not {tile_px!r}")
     source = image[..., None] if image.ndim == 2 else image
     target = out[..., None] if out.ndim == 2 else out
     _denoise_stack(
@@ -117,7 +119,7 @@ def check_image(image: np.ndarray, out: np.ndarray | None) -> None:
 
     Raises:
         ShapeError: Unsupported shape or dtype.
-        InputError: NaN or infinite values.
+        InputError: NaN or infinite values, or such as float32 does not hold.
     """
     if not isinstance(image, np.ndarray):
         raise ShapeError(f"image must be an array, not {type(image).__name__}")
@@ -127,8 +129,11 @@ def check_image(image: np.ndarray, out: np.ndarray | None) -> None:
         raise ShapeError(f"image must be uint8, uint16 or floating point, not {image.dtype}")
     if out is not None and (out.shape != image.shape or out.dtype != image.dtype):
         raise ShapeError(f"out must be like image: {image.shape} {image.dtype}")
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise InputError("the image holds NaN or infinite values")
+    if image.dtype.kind == "f":
+        if not np.isfinite(image).all():
+            raise InputError("the image holds NaN or infinite values")
+        if image.dtype == np.float64 and np.abs(image).max(initial=0) > np.finfo(np.float32).max:
+            raise InputError("the image holds values beyond those of float32")
 
 
 def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model) -> float | None:
@@ -267,10 +272,15 @@ def check_tile(tile_px: int, model: Model) -> None:
 
 def _check(image: np.ndarray, sigma: float | str, strength: float, out: np.ndarray | None) -> None:
     check_image(image, out)
-    if not 0 <= strength <= 1:
-        raise ArgumentError(f"strength must lie in 0-1, not {strength}")
-    if sigma != "auto" and (isinstance(sigma, str) or not 0 <= sigma <= 1):
-        raise ArgumentError(f"sigma must be 'auto' or lie in 0-1, not {sigma}")
+    if not is_share(strength):
+        raise ArgumentError(f"strength must lie in 0-1, not {strength!r}")
+    if not is_share(sigma) and not (isinstance(sigma, str) and sigma == "auto"):
+        raise ArgumentError(f"sigma must be 'auto' or lie in 0-1, not {sigma!r}")
+
+
+def is_share(value: object) -> bool:
+    """Whether something is a number in 0-1."""
+    return isinstance(value, int | float | np.number) and bool(0 <= value <= 1)
 
 
 def _default_tile_px(model: Model) -> int:

@@ -10,6 +10,7 @@ import itertools
 import numpy as np
 from PIL import Image
 
+from denoiser.console import visible
 from denoiser.picture import Picture, as_rgb8
 from denoiser.plan import Item
 
@@ -57,10 +58,10 @@ class Sheet:
         """Compose the page; the crops are inside it."""
         figures = [
             f"<figure><img src='{_link(old)}' alt='before'> <img src='{_link(new)}' alt='after'>"
-            f"<figcaption>{html.escape(name)}, changed by {change:.1f} of 255</figcaption></figure>"
+            f"<figcaption>{_escaped(name)}, changed by {change:.1f} of 255</figcaption></figure>"
             for change, _, name, old, new in sorted(self._pairs, reverse=True)
         ]
-        return _PAGE.format(title=html.escape(title), width=2 * CROP_PX, figures="\n".join(figures))
+        return _PAGE.format(title=_escaped(title), width=2 * CROP_PX, figures="\n".join(figures))
 
 
 def _busiest(change: np.ndarray) -> tuple[int, int]:
@@ -84,3 +85,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def _link(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _escaped(text: str) -> str:
+    return html.escape(visible(text))

@@ -1,5 +1,6 @@
 """One picture for a person: files or pipes, what exists, what is told about it."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,8 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
             raise ArgumentError("OUT is - and standard output a terminal: send it to a file")
         return None
     out = Path(target)
+    if target.endswith(("/", os.sep)) and not out.is_dir():
+        raise OutputError(f"there is no folder {target}")
     if out.is_dir():
         if source == "-":
             raise ArgumentError("OUT must be a file when IN is standard input")

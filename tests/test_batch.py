@@ -249,7 +249,9 @@ def test_files_of_other_kinds_are_told_and_named_if_asked(denoise_folder, folder
     assert "d.cr2: of a kind that is not read" in denoise_folder("--verbose").err
 
 
-def test_impossible_plans_end_before_anything_starts(denoise_folder, run_denoise, folder, tmp_path):
+def test_impossible_plans_end_before_anything_starts(
+    denoise_folder, run_denoise, folder, tmp_path, monkeypatch
+):
     shutil.copy(folder / "sub" / "b.png", folder / "a.png")
     result = denoise_folder("--format", "webp")
     assert result.code == 1 and "a.jpg and a.png would both become" in result.err
@@ -261,6 +263,9 @@ def test_impossible_plans_end_before_anything_starts(denoise_folder, run_denoise
     result = denoise_folder("--watch", "--on-success", f"archive:{folder / 'done'}")
     assert result.code == 1 and "choose another place for the archive" in result.err
     result = denoise_folder("--watch", "--on-success", f"archive:{tmp_path / 'out' / 'done'}")
+    assert result.code == 1 and "lie within each other" in result.err
+    monkeypatch.setenv("HOME", str(tmp_path / "out"))
+    result = denoise_folder("--watch", "--on-success", "archive:~/done")
     assert result.code == 1 and "lie within each other" in result.err
     assert denoise_folder("--watch", "--fail-fast").code == 1
     result = denoise_folder("--tile", 16)
@@ -275,6 +280,17 @@ def test_a_link_to_the_original_is_no_output(denoise_folder, folder, tmp_path):
     result = denoise_folder("--overwrite")
     assert result.code == 4 and "a link to the original" in result.err
     assert (folder / "a.jpg").read_bytes() == original
+
+
+def test_no_result_lands_among_the_originals_by_a_link(denoise_folder, folder, tmp_path):
+    before = outputs(folder)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(folder / "sub")
+    (tmp_path / "out" / "a.jpg").symlink_to(folder / "new.jpg")
+    for options in ((), ("--suffix", "-x"), ("--overwrite",)):
+        result = denoise_folder(*options)
+        assert result.code == 4 and f"leads into {folder} by a link" in result.err
+        assert outputs(folder) == before
 
 
 def test_a_second_instance_is_refused(denoise_folder, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from conftest import brightness_as_noise_onnx, minus_sigma_onnx, tiny_onnx
 from onnx import helper
 
+import denoiser
 from denoiser import catalog, engine, load_model
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, DeviceError, ModelError
@@ -83,6 +84,16 @@ def test_what_is_no_restorer_is_refused(data):
     with pytest.raises(ModelError) as error:
         Model(data, device="cpu")
     assert "\n" not in str(error.value)
+
+
+def test_bad_arguments_are_refused():
+    for options in ({"threads": -1}, {"threads": "2"}, {"device": None}):
+        with pytest.raises(ArgumentError):
+            Model(tiny_onnx(), **options)
+    with pytest.raises(ArgumentError, match="unknown task 'x'"):
+        load_model(task="x")
+    with pytest.raises(ArgumentError, match="model must be"):
+        denoiser.denoise(np.zeros((4, 4), np.uint8), model=123)
 
 
 def test_missing_file_is_named(tmp_path):

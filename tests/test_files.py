@@ -36,6 +36,11 @@ def test_what_a_killed_process_left_is_swept(tmp_path):
     (tmp_path / "a.part").touch()
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.part"]
+    (tmp_path / ".denoise-x.part").touch()
+    with whole_file(tmp_path / "a.txt", overwrite=False) as file:  # which sweeps, too
+        file.write(b"whole")
+        sweep(tmp_path)  # as another process may, meanwhile
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.part", "a.txt"]
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -102,7 +107,7 @@ from denoiser import files
 files.on_one_file_system = lambda one, other: False
 unlink = Path.unlink
 def end(path, **options):
-    if path.suffix == ".part" and path.exists() and path.read_text() == "first":
+    if path.suffix == ".moving" and path.exists() and path.read_text() == "first":
         if not (Path({str(tmp_path)!r}) / "a.png").exists():
             os._exit(9)
     unlink(path, **options)

@@ -210,6 +210,9 @@ def test_empty_and_full_holes(quarter, photo):
         (np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool), {"grain_share": 2}, ArgumentError),
         (np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool), {"feather_px": -1}, ArgumentError),
         (np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8), {}, ArgumentError),
+        (np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool), {"feather_px": np.nan}, ArgumentError),
+        (np.zeros((4, 4), np.uint8), np.zeros((4, 4), bool), {"grain_share": "a"}, ArgumentError),
+        (np.zeros((4, 4), np.uint8), [[False] * 4] * 4, {}, ShapeError),
     ],
 )
 def test_bad_arguments_are_refused(quarter, image, hole, options, error):

@@ -12,6 +12,7 @@ from PIL import Image
 from denoiser import job, masks
 from denoiser.engine import Model
 from denoiser.images import Picture
+from denoiser.inpaint_cli import parse_kinds
 
 
 @pytest.fixture
@@ -279,6 +280,10 @@ def test_detection_is_asked_for_in_one_way(run_inpaint, tmp_path, monkeypatch, o
     Image.new("RGB", (64, 48)).save("in.png")
     result = run_inpaint(*options, "in.png", "out.png")
     assert result.code == 1 and words in result.err
+
+
+def test_kinds_are_the_same_in_any_order():
+    assert parse_kinds("dust,scratches,dust") == parse_kinds("scratches,dust")
 
 
 def test_a_mask_without_a_folder_is_refused_before_any_work(run_inpaint, tmp_path, monkeypatch):

@@ -211,6 +211,8 @@ def test_sigterm_ends_it_while_it_waits():
         ('{"task": "denoise", "width": 99999, "height": 99999}', "300 megapixels"),
         ("[]", "bad request"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"id": NaN}', "NaN is no JSON"),
+        ('{"task": ["denoise"], "width": 4, "height": 4, "mode": "L", "type": "uint8"}', "task"),
     ],
 )
 def test_what_cannot_be_read_ends_it(line, words):

@@ -230,7 +230,11 @@ def test_progress_grows_to_the_whole(identity):
         (np.zeros((4, 4), np.uint8), {"strength": 2}, ArgumentError),
         (np.zeros((4, 4), np.uint8), {"sigma": -1.0}, ArgumentError),
         (np.zeros((4, 4), np.uint8), {"out": np.zeros((4, 5), np.uint8)}, ShapeError),
+        (np.zeros((4, 4), np.uint8), {"sigma": None}, ArgumentError),
+        (np.zeros((4, 4), np.uint8), {"strength": "0.5"}, ArgumentError),
+        (np.zeros((4, 4), np.uint8), {"tile_px": "x"}, ArgumentError),
         (np.full((4, 4), np.nan, np.float32), {}, InputError),
+        (np.full((4, 4), 1e300), {}, InputError),
     ],
 )
 def test_bad_arguments_are_refused(identity, image, options, error):

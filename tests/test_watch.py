@@ -276,7 +276,7 @@ def test_a_lost_output_folder_ends_the_watch(place):
         (place / "out").rename(place / "lost")
         put(place / "in" / "a.png")
         assert process.wait(20) == 5
-    assert "cannot write" in told(place)
+    assert "cannot use the journal" in told(place)
 
 
 class Stop(threading.Event):
