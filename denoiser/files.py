@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from filelock import FileLock, Timeout
+
 from denoiser.errors import OutputError
 
 _UMASK = os.umask(0)  # asked once: to ask is to set it, for all threads
@@ -221,6 +223,25 @@ def lie_within_each_other(one: Path, other: Path) -> bool:
     """Whether of two paths one is, or lies in, the other; as they are named and as links lead."""
     ways = [(one.absolute(), other.absolute()), (one.resolve(), other.resolve())]
     return any(a.is_relative_to(b) or b.is_relative_to(a) for a, b in ways)
+
+
+@contextlib.contextmanager
+def locked(path: Path, taken: str) -> Iterator[None]:
+    """Hold a lock file, made if missing.
+
+    Raises:
+        OutputError: `taken`: another process holds it.
+        OSError: It cannot be made.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError(taken) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sync_folder(folder: Path) -> None:

@@ -13,10 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from denoiser.errors import OutputError
-from denoiser.files import sweep
+from denoiser.files import locked, sweep
 from denoiser.plan import JOURNAL_FOLDER
 
 VERSION = 1
@@ -198,21 +196,12 @@ def open_journal(out: Path) -> Iterator[Journal]:
         OutputError: The folder is not writable, or another process works on it.
     """
     folder = out / JOURNAL_FOLDER
-    try:
-        out.mkdir(exist_ok=True)
-        folder.mkdir(exist_ok=True)
-        lock = FileLock(folder / "lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise OutputError(f"another denoise is working on {out}") from error
-    except OSError as error:
-        raise OutputError(f"cannot write into {out}: {error.strerror or error}") from error
-    try:
-        sweep(folder)
-        journal = Journal(out)
+    with contextlib.ExitStack() as stack:
         try:
-            yield journal
-        finally:
-            journal.close()
-    finally:
-        lock.release()
+            out.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
+            stack.enter_context(locked(folder / "lock", f"another denoise is working on {out}"))
+        except OSError as error:
+            raise OutputError(f"cannot write into {out}: {error.strerror or error}") from error
+        sweep(folder)
+        yield stack.enter_context(contextlib.closing(Journal(out)))

@@ -3,11 +3,13 @@
 import tempfile
 from pathlib import Path
 
+import click
 import numpy as np
 from demo import SAMPLE, damage
 from PIL import Image
 
 from denoiser import denoise, inpaint
+from denoiser.console import run
 
 HEIGHT, WIDTH = 200, 240  # of the crop that is shown
 GAP_PX = 8
@@ -23,8 +25,9 @@ def save(before: np.ndarray, after: np.ndarray, top: int, left: int, path: Path)
     Image.fromarray(np.hstack([crops[0], gap, crops[1]])).save(path, optimize=True)
 
 
+@click.command()
 def main() -> None:
-    """Restore the sample."""
+    """Restore the sample and draw docs/sample/before-after.png and inpainted.png anew."""
     noisy = np.array(Image.open(SAMPLE / "noisy.png"))
     save(noisy, denoise(noisy), 110, 90, SAMPLE / "before-after.png")
     with tempfile.TemporaryDirectory() as folder:
@@ -35,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -314,7 +314,7 @@ def draw(
 @click.option("--model", "names", multiple=True, help="Default: every released one.")
 @click.option("--peer", "chosen", multiple=True, type=click.Choice(peers.NAMES))
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of FFDNet's weights.")
-@click.option("--limit", type=int, help="Only the first so many pictures of each set.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many pictures of each set.")
 @click.option("--largest-mp", default=100.0, help="Largest picture to time.")
 @click.option("--device", default="auto")
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, help="What to write into.")

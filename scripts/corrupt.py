@@ -5,9 +5,11 @@ from pathlib import Path
 import click
 import torch
 from PIL import Image
+from train import find_recipe
 
 from denoiser.console import run, say
 from denoiser.errors import ArgumentError
+from denoiser.files import check_writable
 from denoiser.training.corruption import corrupt
 from denoiser.training.dataset import read_pictures
 from denoiser.training.recipe import load_recipe
@@ -15,15 +17,19 @@ from denoiser.training.record import to_batch, to_uint8
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--recipe", type=click.Path(path_type=Path), required=True, help="A .toml.")
-@click.option("--images", type=click.Path(path_type=Path), required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--seed", default=0)
-def main(recipe: Path, images: Path, out: Path, seed: int) -> None:
+@click.option("--recipe", required=True, help="Name in recipes/, or a .toml.")
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Clean pictures.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder to make.")
+@click.option("--seed", type=click.IntRange(0, 2**32), default=0)
+def main(recipe: str, images: Path, out: Path, seed: int) -> None:
     """Corrupt every picture once: OUT/clean and OUT/noisy get PNG files of the same names."""
     if out.exists():
         raise ArgumentError(f"{out} exists: choose another --out")
-    steps = load_recipe(recipe).corruption
+    loaded = load_recipe(find_recipe(recipe))
+    steps = loaded.corruption
+    if not steps or loaded.network.detects:
+        raise ArgumentError(f"recipe {loaded.name} makes no noisy pictures")
+    check_writable(out)
     generator = torch.Generator().manual_seed(seed)
     for index, picture in enumerate(read_pictures([images], 1, say)):
         clean, noisy, _ = corrupt(to_batch(picture), steps, generator)

@@ -25,6 +25,7 @@ from denoiser.images import SUFFIXES, as_rgb8, read
 
 SHEET_PX = 160  # side of a crop on the sheet, before it is doubled
 SHEET_ROWS = 6
+SSIM_PX = 11  # side of its window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +66,15 @@ def ssim(restored: np.ndarray, clean: np.ndarray, where: np.ndarray | None = Non
 def gaussian_cases(folder: Path, level: int, limit: int | None) -> Iterator[Case]:
     """Add noise of level 0-255 to every picture of a folder, the same at every call."""
     for index, path in enumerate(picture_paths(folder)[:limit]):
-        clean = as_rgb8(read(path))
+        clean = _large_enough(as_rgb8(read(path)), path)
         noise = np.random.default_rng((level, index)).normal(0, level / 255, clean.shape)
         yield Case(path.stem, clean, (clean / 255 + noise).astype(np.float32), level / 255)
+
+
+def _large_enough(image: np.ndarray, path: Path) -> np.ndarray:
+    if min(image.shape[:2]) < SSIM_PX:
+        raise InputError(f"{path} is smaller than {SSIM_PX} x {SSIM_PX}, SSIM's window")
+    return image
 
 
 def pair_cases(folder: Path, level: int | None, limit: int | None) -> Iterator[Case]:
@@ -112,9 +119,15 @@ def sheet_row(case: Case, restored: list[np.ndarray]) -> np.ndarray:
     help="Measure it, too; migan with --inpaint only.",
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of a peer's weights.")
-@click.option("--sigma", "sigmas", multiple=True, type=int, help="0-255; else 15, 25 and 50.")
+@click.option(
+    "--sigma",
+    "sigmas",
+    multiple=True,
+    type=click.IntRange(0, 255),
+    help="May be given several times; else 15, 25 and 50.",
+)
 @click.option("--blind", is_flag=True, help="Do not tell the noise level: let it be estimated.")
-@click.option("--limit", type=int, help="Only the first so many pictures.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many pictures.")
 @click.option("--device", default="auto")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the table and a sheet.")
 def main(

@@ -51,6 +51,8 @@ def main(
         check_file(path)
     state = load_checkpoint(checkpoint)
     recipe = Recipe.from_json(state["recipe"])
+    if state["step"] < recipe.training.steps:
+        say(f"warning: the training is at step {state['step']} of {recipe.training.steps}")
     pictures = list(islice(read_pictures([images], SMALLEST_PX, say), PICTURES))
     facts = export(
         recipe,

@@ -63,7 +63,7 @@ def paint(image: np.ndarray, seed: int) -> tuple[np.ndarray, dict[Kind, list[np.
 @click.command(context_settings={"show_default": True})
 @click.option("--images", type=click.Path(path_type=Path), required=True)
 @click.option("--model", default="defects", help="Name or .onnx.")
-@click.option("--limit", type=int, help="Only the first so many pictures.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many pictures.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for a sheet.")
 def main(images: Path, model: str, limit: int | None, out: Path | None) -> None:
     """Print how many defects are found, and how much of clean pictures is taken for one."""

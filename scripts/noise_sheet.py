@@ -14,7 +14,8 @@ from PIL import Image
 
 from denoiser.console import run, say
 from denoiser.errors import InputError
-from denoiser.images import as_rgb8, read
+from denoiser.files import check_file
+from denoiser.images import as_rgb8, format_of, read
 from denoiser.training import filters
 from denoiser.training.corruption import Camera, Either, Step, corrupt
 from denoiser.training.recipe import load_recipe
@@ -63,11 +64,13 @@ def camera_steps(steps: tuple[Step, ...]) -> tuple[Step, ...]:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("real", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--places", default=3, help="Rows per picture.")
-@click.option("--seed", default=0)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A picture to write.")
+@click.option("--places", type=click.IntRange(1), default=3, help="Rows per picture.")
+@click.option("--seed", type=click.IntRange(0, 2**32), default=0)
 def main(real: tuple[Path, ...], out: Path, places: int, seed: int) -> None:
     """Write a sheet: a row per place, real noise left, then ours, at 300 %."""
+    format_of(out)
+    check_file(out)
     steps = camera_steps(load_recipe(RECIPE).corruption)
     generator = torch.Generator().manual_seed(seed)
     rows = []

@@ -10,6 +10,7 @@ import numpy as np
 
 from denoiser.console import run, say
 from denoiser.errors import InputError
+from denoiser.files import check_file, whole_file
 from denoiser.images import as_rgb8, read
 from denoiser.training import recorded
 
@@ -21,6 +22,7 @@ OUT = Path(recorded.__file__).with_name(recorded.FILE)
 @click.option("--out", type=click.Path(path_type=Path), default=OUT)
 def main(photographs: tuple[Path, ...], out: Path) -> None:
     """Write the calm squares of each photograph, without what is seen in them, into one file."""
+    check_file(out)
     found = []
     for path in photographs:
         squares = recorded.record(as_rgb8(read(path)))
@@ -29,7 +31,7 @@ def main(photographs: tuple[Path, ...], out: Path) -> None:
             found.append(squares)
     if not found:
         raise InputError("none of the photographs has enough calm places")
-    with out.open("wb") as file:
+    with whole_file(out, overwrite=True) as file:
         np.savez_compressed(file, *found)
     say(f"wrote {out}")
 

@@ -6,6 +6,7 @@ On several GPUs: `torchrun --nproc-per-node N scripts/train.py ...`.
 import dataclasses
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +16,9 @@ import torch
 from torch import distributed
 
 from denoiser.console import run, say
-from denoiser.errors import ArgumentError, DeviceError
+from denoiser.errors import ArgumentError, DeviceError, InputError, OutputError
+from denoiser.files import check_writable, locked
+from denoiser.options import Number
 from denoiser.training.dataset import Crops, read_pictures
 from denoiser.training.export import read_weights
 from denoiser.training.recipe import load_recipe
@@ -64,7 +67,7 @@ RECIPES = Path(__file__).parent / "recipes"
 @click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 = torch's own.")
 @click.option(
     "--budget-mp",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=1000,
     help="Megapixels of pictures to hold in memory, at 3 bytes each; if there are more, large"
     " pictures are cut to random windows.",
@@ -84,8 +87,7 @@ def main(
     budget_mp: float,
 ) -> None:
     """Train a model. Interrupt it whenever you like: --resume goes on where it stopped."""
-    path = Path(recipe_name or ("noisy" if noisy else "gaussian"))
-    recipe = load_recipe(path if path.suffix == ".toml" else RECIPES / f"{path}.toml")
+    recipe = load_recipe(find_recipe(recipe_name or ("noisy" if noisy else "gaussian")))
     if steps:
         recipe = dataclasses.replace(
             recipe, training=dataclasses.replace(recipe.training, steps=steps)
@@ -98,6 +100,11 @@ def main(
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise ArgumentError(f"{checkpoint} exists: give --resume to go on, or another --out")
+    for folder in (*images, *noisy, *([validation] if validation else [])):
+        if not folder.exists():
+            raise InputError(f"no such folder: {folder}")
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise ArgumentError(f"--out {out} lies among the pictures of {folder}")
     if resume and init:
         raise ArgumentError("--resume goes on from the checkpoint: leave out --init")
     if threads:
@@ -108,6 +115,13 @@ def main(
         if first:
             say(line)
 
+    if first:
+        check_writable(out)
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file: --out is a folder")
+        out.mkdir(parents=True, exist_ok=True)
+        alone = locked(out / ".lock", f"another training writes into {out}")
+        click.get_current_context().with_resource(alone)
     trainer = Trainer(recipe, place, precision)
     if resume:
         trainer.resume(checkpoint)
@@ -125,14 +139,30 @@ def main(
         held_out = pictures[:8] if noisy else []  # noisy ones are looked at, not measured
     megapixels = sum(picture.size for picture in pictures) / 3e6
     on = f"{trainer.processes} x {place.type}" if trainer.processes > 1 else str(place)
-    tell(f"{len(pictures)} pictures, {megapixels:.0f} megapixels; training on {on}")
+    tell(f"{len(pictures)} pictures, {megapixels:.3g} megapixels; training on {on}")
     crops = Crops(pictures, crop_px, place)
     del pictures
     trainer.run(crops, held_out, out, report=tell)
     folder = validation or (images or noisy)[0]
-    tell(f"done: export it with scripts/export.py {checkpoint} NAME.onnx --images {folder}")
+    words = ["scripts/export.py", str(checkpoint), "NAME.onnx", "--images", str(folder)]
+    tell(f"done: export it with {shlex.join(words)}")
     if distributed.is_initialized():
         leave_processes()
+
+
+def find_recipe(name: str) -> Path:
+    """Find a recipe by its name in recipes/, or the path of a .toml.
+
+    Raises:
+        ArgumentError: There is none of that name.
+    """
+    if name.endswith(".toml"):
+        return Path(name)
+    path = RECIPES / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in RECIPES.glob("*.toml")))
+        raise ArgumentError(f"no recipe {name!r}; there are {known}; or give a .toml")
+    return path
 
 
 def join_processes(device: str) -> tuple[torch.device, bool]:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from denoiser import catalog, cli
 from denoiser.errors import ArgumentError
+from denoiser.files import locked
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.export import to_onnx
 from denoiser.training.recipe import Network, load_recipe
@@ -240,6 +241,8 @@ def test_corrupting_writes_pairs(tmp_path: Path):
         script(*command)
     assert not out.exists()
     shutil.copy(SAMPLE / "clean.png", images)
+    with pytest.raises(AssertionError, match="recipe noisy makes no noisy pictures"):
+        script("corrupt.py", "--recipe", "noisy", *command[3:])
     script(*command)
     clean, noisy = (
         np.asarray(Image.open(out / name / "00000.png"), float) for name in ("clean", "noisy")
@@ -256,7 +259,11 @@ def test_corrupting_writes_pairs(tmp_path: Path):
         (["--images", "a", "--recipe", "noisy"], "recipe noisy learns from --noisy"),
         (["--noisy", "a", "--recipe", "gaussian"], "recipe gaussian learns from --images"),
         (["--images", "nowhere"], "no such folder: nowhere"),
-        (["--images", "a", "--recipe", "unheard"], "cannot read recipe"),
+        (["--images", "a", "--recipe", "unheard"], "no recipe 'unheard'; there are "),
+        (["--images", "a", "--recipe", "unheard.toml"], "cannot read recipe"),
+        (["--images", "."], "lies among the pictures"),
+        (["--images", "a", "--validation", "nowhere"], "no such folder: nowhere"),
+        (["--images", "a", "--budget-mp", "nan"], "not a finite number"),
         (["--images", "a", "--device", "gpu"], "unknown device 'gpu'"),
         pytest.param(
             ["--images", "a", "--device", "cuda"],
@@ -266,12 +273,25 @@ def test_corrupting_writes_pairs(tmp_path: Path):
     ],
 )
 def test_bad_arguments_of_train_get_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
     monkeypatch.setattr(sys, "argv", ["train.py", "--out", str(tmp_path / "run"), *arguments])
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as exit:
         cli.run(train.main)
     error = capsys.readouterr().err
     assert exit.value.code in (1, 2, 6) and words in error and error.count("\n") == 1
+
+
+def test_two_trainings_do_not_write_into_one_folder(tmp_path: Path):
+    images, out = tmp_path / "a", tmp_path / "run"
+    images.mkdir()
+    out.mkdir()
+    with (
+        locked(out / ".lock", ""),
+        pytest.raises(AssertionError, match="another training writes into"),
+    ):
+        script("train.py", "--images", images, "--out", out)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from conftest import CPU, TINY
 from PIL import Image
 
 from denoiser.errors import InputError, RecipeError, TrainingError
+from denoiser.training import trainer as trainer_module
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import Clip, Correlated, Gaussian, Jpeg
 from denoiser.training.dataset import Crops
@@ -84,6 +85,21 @@ def test_an_interrupt_saves_first(crops, tmp_path, monkeypatch):
         trainer.run(crops, [], tmp_path, report=lines.append)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 4
     assert "checkpoint.pt holds step 4" in lines[-1]
+
+
+def test_an_interrupt_of_the_last_validation_costs_no_line(crops, photo, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer_module, "validate", interrupt)
+        Trainer(TINY, CPU, "fp32").run(crops, [photo], tmp_path, log_every=3)
+    again = Trainer(TINY, CPU, "fp32")
+    again.resume(tmp_path / "checkpoint.pt")
+    again.run(crops, [photo], tmp_path, log_every=3)
+    steps = [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().splitlines()]
+    assert steps == ["step", "3", "6"]
+    assert {"curves.png", "validation.png"} < {path.name for path in tmp_path.iterdir()}
 
 
 def test_an_interrupt_does_not_save_a_diverged_run(crops, tmp_path, monkeypatch):

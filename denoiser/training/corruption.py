@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoiser.training import camera, filters, holes, recorded
+from denoiser.training.checks import check_types
 from denoiser.training.draw import Draw, Range, constant
 from denoiser.training.jpeg import YCBCR, compress
 
@@ -46,12 +47,13 @@ class Step:
         Raises:
             ValueError: A share or range lies outside its limits.
         """
+        check_types(self)
         if not 0 <= self.share <= 1:
             raise ValueError("share must lie in 0-1")
         for field in dataclasses.fields(self):
             for least, most in getattr(field.type, "__metadata__", ()):
                 value = getattr(self, field.name)
-                if len(value) != 2 or not least <= value[0] <= value[1] <= most:
+                if not least <= value[0] <= value[1] <= most:
                     limits = f"{least:g} <= low <= high <= {most:g}"
                     raise ValueError(f"{field.name} must be [low, high] with {limits}")
 

@@ -98,7 +98,7 @@ def read_pictures(
     if share_px < smallest_px**2:
         raise InputError(
             f"{len(files)} pictures of {smallest_px} x {smallest_px} need"
-            f" {len(files) * smallest_px**2 / 1e6:.2f} megapixels, more than {budget_mp:g}"
+            f" {len(files) * smallest_px**2 / 1e6:.3g} megapixels, more than {budget_mp:g}"
         )
     random = np.random.default_rng(0)
     count, cut, reported = 0, 0, time.monotonic()
@@ -162,7 +162,7 @@ def _find(source: Path, report: Callable[[str], None]) -> list[_File]:
         raise InputError(f"no such folder: {source}")
     files = []
     for path in _walk(source, report):
-        if path.suffix == ".tar":
+        if path.suffix.lower() == ".tar":
             try:
                 files += _members(path)
             except (OSError, tarfile.TarError) as error:

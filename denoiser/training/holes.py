@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from denoiser.training.checks import check_types
 from denoiser.training.draw import Draw, Range
 
 SEGMENTS = 24
@@ -39,10 +40,11 @@ class Holes:
         Raises:
             ValueError: A kind is unknown, or a value lies outside its limits.
         """
+        check_types(self)
         if unknown := set(self.kinds) - set(KINDS):
             raise ValueError(f"unknown kind of hole {min(unknown)!r}; known: {', '.join(KINDS)}")
-        if not self.kinds or len(self.width_px) != 2 or not min(self.width_px) >= 1:
-            raise ValueError("holes need kinds, and width_px = [low, high] with 1 <= low")
+        if not 1 <= self.width_px[0] <= self.width_px[1]:
+            raise ValueError("width_px must be [low, high] with 1 <= low <= high")
         if not 0 < self.largest_share <= 1 or not 0 <= self.guessed <= 1:
             raise ValueError("largest_share and guessed must lie in 0-1")
 

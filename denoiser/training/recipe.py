@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from denoiser.errors import RecipeError
+from denoiser.training.checks import check_types, refuse_unless
 from denoiser.training.corruption import KINDS, Step, levels_of
 from denoiser.training.holes import Holes
 
@@ -17,23 +18,6 @@ ESTIMATOR_STRIDE = 8
 """Pixels of the image per value, in each direction, of an estimated noise map."""
 COARSEST_PX = 32
 """Side of the largest squares whose means fill a hole before the network sees it."""
-
-
-def _check_types(section: Any) -> None:
-    """Refuse values of simple fields that are of another type, raising ValueError."""
-    kinds = {int: "a whole number", bool: "true or false", str: "a text", float: "a number"}
-    for field in dataclasses.fields(section):
-        wanted, value = field.type, getattr(section, field.name)
-        fits = type(value) is wanted or (wanted is float and type(value) is int)
-        if wanted in kinds and not fits:
-            raise ValueError(f"{field.name} must be {kinds[wanted]}")
-
-
-def _refuse_unless(rules: Mapping[str, bool]) -> None:
-    """Raise ValueError with the first rule that does not hold."""
-    for message, holds in rules.items():
-        if not holds:
-            raise ValueError(message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +56,9 @@ class Network:
 
     def __post_init__(self) -> None:
         """Reject impossible values, raising ValueError."""
-        _check_types(self)
-        if not self.channels or not all(type(width) is int for width in self.channels):
-            raise ValueError("channels must be whole numbers")
+        check_types(self)
         needs = self.skips and not self.noise_map and self.phases == 1
-        _refuse_unless(
+        refuse_unless(
             {
                 "channels must be positive": min(self.channels) > 0,
                 "unshuffle and phases must be at least 1": min(self.unshuffle, self.phases) >= 1,
@@ -134,8 +116,8 @@ class Penalties:
 
     def __post_init__(self) -> None:
         """Reject impossible values, raising ValueError."""
-        _check_types(self)
-        _refuse_unless(
+        check_types(self)
+        refuse_unless(
             {
                 "sparsity must be none, l1 or kl": self.sparsity in ("none", "l1", "kl"),
                 "sparsity needs a sparsity_weight above 0, and none without": (
@@ -183,8 +165,8 @@ class Training:
 
     def __post_init__(self) -> None:
         """Reject impossible values, raising ValueError."""
-        _check_types(self)
-        _refuse_unless(
+        check_types(self)
+        refuse_unless(
             {
                 "steps, batch and crop_px must be positive": (
                     min(self.steps, self.batch, self.crop_px) > 0
@@ -204,6 +186,7 @@ class Training:
                 ),
                 "told must lie in 0-1": 0 <= self.told <= 1,
                 "estimate_weight must not be negative": 0 <= self.estimate_weight < math.inf,
+                "seed must lie in 0-1000000000": 0 <= self.seed <= 10**9,
                 "learns must be all, estimator or restorer": (
                     self.learns in ("all", "estimator", "restorer")
                 ),
@@ -244,8 +227,8 @@ class Recipe:
             "network.hole and detects need training.supervision = 'clean'": (
                 not learns_alone or network.task == "denoise"
             ),
-            "network.detects needs corruption by defects": (
-                not network.detects or trained_by_defects
+            "network.detects and corruption by defects need each other": (
+                network.detects == trained_by_defects
             ),
             "neighbor2neighbor cannot be told the noise: network.noise_map = false": (
                 not (learns_alone and network.noise_map)
@@ -253,7 +236,7 @@ class Recipe:
             f"training.crop_px must be a multiple of {multiple}": training.crop_px % multiple == 0,
         }
         try:
-            _refuse_unless(rules)
+            refuse_unless(rules)
         except ValueError as error:
             raise RecipeError(f"recipe {self.name}: {error}") from error
 
@@ -304,6 +287,13 @@ def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     unknown = sorted(set(table) - set(fields))
     if unknown:
         raise RecipeError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(fields)}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if field.default is field.default_factory is dataclasses.MISSING and name not in table
+    ]
+    if missing:
+        raise RecipeError(f"{where}: {', '.join(missing)} must be given")
     values = {}
     for name, value in table.items():
         kind = fields[name].type

@@ -44,6 +44,8 @@ class Log:
                 rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
             kept = [row for row in rows if int(row[0]) <= step]
         self.path = path
+        self.last = int(kept[-1][0]) if kept else 0
+        """Step of the last line that was there."""
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *kept])
 

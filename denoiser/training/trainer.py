@@ -25,6 +25,7 @@ from denoiser.training.objective import Objective
 from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
 from denoiser.training.record import (
+    LABELS,
     Log,
     draw_curves,
     show,
@@ -289,7 +290,20 @@ class Trainer:
         least_loss = math.inf
         started = saved = time.monotonic()
         begun, begun_s = self.step, started
+
+        def note(values: dict[str, float], *, drawing: bool) -> dict[str, float]:
+            assert log
+            scores = self._validate(validation, folder) if validation and drawing else {}
+            megapixels = self.step * pixels_per_step / 1e6
+            log.write(self.step, {"megapixels": megapixels} | values | scores)
+            if drawing:
+                draw_curves(log, folder / "curves.png")
+            return scores
+
+        due = self.step == training.steps or self.step % validate_every == 0
         try:
+            if log and due and log.last < self.step:  # it was cut short just there
+                note({}, drawing=True)
             while self.step < training.steps:
                 losses = torch.stack(self.train_step(crops))
                 sums += losses
@@ -308,9 +322,9 @@ class Trainer:
                 loss, penalty, newest = self._mean_of_all(torch.stack([*sums / counted, recent]))
                 good = all(value < DIVERGED * least_loss for value in (loss + penalty, newest))
                 if not good or not self._is_finite():
+                    kept = f" ({checkpoint} is from before)" if checkpoint.exists() else ""
                     raise TrainingError(
-                        f"loss {newest:.3g} at step {self.step}: lower the rate"
-                        " (the last good checkpoint is kept)"
+                        f"loss {newest:.3g} at step {self.step}: lower the rate{kept}"
                     )
                 least_loss = min(least_loss, loss + penalty)
                 speed = counted * pixels_per_step / (time.monotonic() - started)
@@ -320,17 +334,10 @@ class Trainer:
                     self.save(checkpoint)
                     saved = started
                 if log:
-                    scores: dict[str, float] = {}
-                    drawing = self.step % validate_every == 0 or last
-                    if validation and drawing:
-                        scores = self._validate(validation, folder)
-                    megapixels = self.step * pixels_per_step / 1e6
                     rate = training.rate * schedule(self.step, training)
-                    values = {"megapixels": megapixels, "loss": loss, "penalty": penalty}
-                    values |= {"rate": rate, "kpx_per_s": speed / 1e3}
-                    log.write(self.step, values | scores)
-                    if drawing:
-                        draw_curves(log, folder / "curves.png")
+                    values = {"loss": loss, "penalty": penalty, "rate": rate}
+                    values["kpx_per_s"] = speed / 1e3
+                    scores = note(values, drawing=self.step % validate_every == 0 or last)
                     report(self._progress(loss, penalty, speed, scores))
                     started = time.monotonic()
         except KeyboardInterrupt:
@@ -376,7 +383,8 @@ class Trainer:
             parts.append(f"penalty {penalty:.5f}")
         parts += [f"{speed / 1e3:.0f} kpx/s", f"{self._left(speed)} left"]
         if scores:
-            parts.append(f"validation {' / '.join(f'{score:.2f}' for score in scores.values())}")
+            found = [f"{LABELS[name]} {score:.2f}" for name, score in scores.items()]
+            parts.append(f"validation: {', '.join(found)}")
         return "  ".join(parts)
 
     def _left(self, speed: float) -> str:
