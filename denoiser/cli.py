@@ -56,7 +56,7 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     type=Number(0, 1),
     default=1.0,
     show_default=True,
-    help="How much of the noise to remove.",
+    help="Share of the noise to remove.",
 )
 @click.option(
     "-t",
@@ -64,29 +64,34 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     "tile_px",
     type=click.IntRange(0),
     default=0,
-    help="Side of the tiles in pixels, at least some hundred; 0 = auto.",
+    help="Side of the tiles in pixels, a few hundred or more; 0 = auto.",
 )
 @click.option(
     "--max-memory",
     "max_memory_mb",
     type=click.IntRange(1),
     metavar="MB",
-    help="Choose tiles so that about this much memory is used.",
+    help="Choose smaller tiles to stay within about this much memory.",
 )
-@click.option("-w", "--watch", is_flag=True, help="Go on: restore what comes into IN.")
+@click.option(
+    "-w",
+    "--watch",
+    is_flag=True,
+    help="Keep running and restore pictures as they arrive in IN.",
+)
 @click.option(
     "--settle",
     "settle_s",
     type=Number(0, LONGEST_S),
     metavar="SECONDS",
-    help="Watching: how long a picture must stand still before it is taken.  [default: 2]",
+    help="With --watch: how long a file must be unchanged before it is read.  [default: 2]",
 )
 @click.option(
     "--poll",
     "poll_s",
     type=Number(0, LONGEST_S, min_open=True),
     metavar="SECONDS",
-    help="Watching: look every so often, for network shares that tell of no changes.",
+    help="With --watch: look this often, for network shares that report no changes.",
 )
 @click.option(
     "--on-success",
@@ -94,8 +99,8 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     default="keep",
     show_default=True,
     metavar="keep|archive:FOLDER|delete",
-    help="Watching: what becomes of an original when its result is safely written; none is deleted"
-    " whose result comes with a warning.",
+    help="With --watch: what to do with an original once its result is safely written. Originals"
+    " whose result came with a warning are never deleted.",
 )
 @shared_options
 def denoise(
@@ -115,8 +120,8 @@ def denoise(
     """Remove the noise from picture IN and write it to OUT; - is standard input or output.
 
     If IN is a folder, so is OUT, and every picture in it is restored; a second run does only what
-    is left. OUT keeps the depth, transparency, colour profile, EXIF, XMP and resolution of IN, in
-    the format that its name says. IN is not touched, unless --on-success asks for it.
+    is left. OUT has the format of its name and keeps the bit depth, transparency, colour profile,
+    EXIF, XMP and resolution of IN. IN is never modified, unless --on-success asks for it.
     """
     shared.check(source, target, watch=watch)
     needs_watch = {
@@ -126,7 +131,7 @@ def denoise(
     }
     for name, given in needs_watch.items():
         if given and not watch:
-            raise ArgumentError(f"{name} goes with --watch")
+            raise ArgumentError(f"{name} only works with --watch")
     if watch and shared.fail_fast:
         raise ArgumentError("--watch goes on whatever fails: leave out --fail-fast")
 

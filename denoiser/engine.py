@@ -216,7 +216,7 @@ class Model:
             return runtime.InferenceSession(onnx, options, providers=self._providers)
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise ModelError(f"{self.name} is no usable ONNX model: {reason}") from error
+            raise ModelError(f"{self.name} is not a usable ONNX model: {reason}") from error
 
     def _try_gpu(self, onnx: bytes, index: int, precision: Precision) -> None:
         """Open the session on the GPU; if it does not end up there, say why in `fallback`."""
@@ -254,7 +254,7 @@ class Model:
         images = [node for node in inputs.values() if len(node.shape) == 4 and node.shape[1] == 3]
         if len(inputs) != 1 or len(images) != 1 or images[0].type != "tensor(float)":
             raise ModelError(
-                f"{self.name} is no restorer: it needs one float32 input of (N, 3, H, W),"
+                f"{self.name} is not a restorer: it needs one float32 input of (N, 3, H, W),"
                 f" it has {', '.join(inputs)}"
             )
         count, _, *sides = images[0].shape
@@ -277,7 +277,7 @@ class Model:
         image = np.linspace(0.2, 0.8, 3 * side**2, dtype=np.float32).reshape(1, 3, side, side)
         shape = self.run(image, image[:, :1]).shape
         if shape != image.shape:
-            raise ModelError(f"{self.name} is no restorer: {image.shape} became {shape}")
+            raise ModelError(f"{self.name} is not a restorer: {image.shape} became {shape}")
 
 
 def _parse_contract(

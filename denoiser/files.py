@@ -43,7 +43,7 @@ def whole_file(
     """
     target = real(target)
     if target.exists() and not target.is_file():
-        raise OutputError(f"{target} is no ordinary file: it is not replaced")
+        raise OutputError(f"{target} is not an ordinary file and is not replaced")
     folder = target.parent
     if scratch and on_one_file_system(scratch, folder):
         folder = scratch

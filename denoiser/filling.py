@@ -65,7 +65,7 @@ def inpaint(
     """
     check_image(image, out)
     if "hole" not in model.contract.inputs:
-        raise ModelError(f"{model.contract.name} is no model for inpainting")
+        raise ModelError(f"{model.contract.name} is not a model for inpainting")
     if not isinstance(hole, np.ndarray) or hole.dtype.kind not in "biuf":
         raise ShapeError("hole must be an array of bool or numbers")
     if hole.shape != image.shape[:2]:

@@ -79,7 +79,7 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
         if data[4:12] in _AVIF_HEADERS:  # which is looked at whole before it is known
             raise InputError(f"{name} is damaged") from error
         known = ", ".join(format.name for format in FORMATS)
-        raise InputError(f"{name} is no picture of a supported format ({known})") from error
+        raise InputError(f"{name} is not a picture in a supported format ({known})") from error
     except MemoryError:
         raise InputError(f"{name} does not fit into memory") from None
     except Exception as error:  # decoders raise whatever they like on damaged files

@@ -87,7 +87,7 @@ def check_mask(name: str, source: str, target: str) -> Path:
     type=click.Choice(["file", "alpha"]),
     default="file",
     show_default=True,
-    help="alpha: what is transparent in IN is filled, and there is no MASK.",
+    help="alpha: fill what is transparent in IN; there is no MASK.",
 )
 @click.option(
     "--detect",
@@ -101,18 +101,22 @@ def check_mask(name: str, source: str, target: str) -> Path:
     "mask_out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the mask that was used, a PNG; if IN is a folder, one for each into a folder. Masks"
-    " of earlier runs that nobody has changed are replaced.",
+    help="Write the mask that was used, as PNG; a folder of masks if IN is a folder. Masks of"
+    " earlier runs are replaced unless they were edited.",
 )
 @click.option("--invert-mask", is_flag=True, help="Fill where the mask is black.")
-@click.option("--soft", is_flag=True, help="Greys of the mask are a soft edge, not cut at half.")
+@click.option(
+    "--soft",
+    is_flag=True,
+    help="Treat greys of the mask as a soft edge instead of cutting them at half.",
+)
 @click.option(
     "--dilate",
     "dilate_px",
     type=click.IntRange(0, 1000),
     default=0,
     metavar="PIXELS",
-    help="Grow the hole by so many pixels.",
+    help="Grow the hole by this many pixels.",
 )
 @click.option(
     "--feather",
@@ -120,7 +124,7 @@ def check_mask(name: str, source: str, target: str) -> Path:
     type=Number(0, 1000),
     default=0.0,
     metavar="PIXELS",
-    help="Blend over so many pixels inside the hole.",
+    help="Blend over this many pixels, inside the hole.",
 )
 @click.option(
     "--grain",
@@ -129,7 +133,7 @@ def check_mask(name: str, source: str, target: str) -> Path:
     default="auto",
     show_default=True,
     metavar="auto|0..1",
-    help="How much of the noise around the hole is put into the filling; auto = 1.",
+    help="Share of the surrounding noise to add to the filling; auto = 1.",
 )
 @click.option(
     "-m",
@@ -153,10 +157,10 @@ def inpaint(
 ) -> None:
     """Fill the white parts of MASK in picture IN and write it to OUT.
 
-    Outside of them not one pixel changes, but for what a lossy format does to all of them. MASK
-    has the size of IN; half white and more is filled. IN and OUT may be - for standard input and
-    output. If IN is a folder, so is OUT, and MASK is a picture for all or a folder with one of the
-    same stem for each.
+    Nothing outside of them changes, except for what a lossy format does to every pixel. MASK has
+    the size of IN; whatever is at least half white is filled. IN and OUT may be - for standard
+    input and output. If IN is a folder, so is OUT, and MASK is one picture for all or a folder with
+    a mask of the same stem for each.
     """
     if detect and (mask_from == "alpha" or invert_mask):
         raise ArgumentError("--detect makes the mask: not with --mask alpha or --invert-mask")

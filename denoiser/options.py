@@ -35,7 +35,7 @@ class Number(click.FloatRange):
 
 def _no_path(_: click.Context, __: click.Parameter, text: str) -> str:
     if set(text) & {"/", "\\", "\0"}:
-        raise click.BadParameter(f"{text!r} is no part of a file name")
+        raise click.BadParameter(f"{text!r} cannot be part of a file name")
     return text
 
 
@@ -45,21 +45,21 @@ device_options = [
         default="auto",
         metavar="auto|cpu|cuda[:N]",
         show_default=True,
-        help="Where to compute; auto takes a GPU if one works.",
+        help="Where to run; auto uses a GPU if one works.",
     ),
-    click.option("--require-gpu", is_flag=True, help="Fail (exit code 6) rather than use the CPU."),
+    click.option("--require-gpu", is_flag=True, help="Fail (exit code 6) without a GPU."),
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "fp16"]),
         default="auto",
         show_default=True,
-        help="auto computes in fp16 on a GPU, in fp32 on a CPU.",
+        help="auto is fp16 on a GPU and fp32 on a CPU.",
     ),
     click.option(
         "--threads",
         type=click.IntRange(0),
         default=0,
-        help="CPU threads, no more than cores; 0 = all cores.",
+        help="CPU threads, at most one per core; 0 = all cores.",
     ),
 ]
 writing_options = [
@@ -67,12 +67,13 @@ writing_options = [
         "--format",
         "format_name",
         metavar="NAME",
-        help="png, jpg, tif, webp, avif or bmp, instead of what OUT's name says.",
+        help="Write png, jpg, tif, webp, avif or bmp, whatever OUT is called.",
     ),
     click.option(
         "--quality",
         type=click.IntRange(1, 100),
-        help="Default: of JPEG as the JPEG that was read, else 95; of WebP and AVIF 90.",
+        help="Quality of JPEG, WebP and AVIF.  [default: a JPEG input's own, else 95; WebP"
+        " and AVIF 90]",
     ),
     click.option(
         "--bit-depth",
@@ -82,7 +83,7 @@ writing_options = [
         help="Bits per channel of OUT.",
     ),
     click.option(
-        "--strip-metadata", is_flag=True, help="Leave out EXIF, XMP, IPTC, comments and DPI."
+        "--strip-metadata", is_flag=True, help="Write no EXIF, XMP, IPTC, comments or DPI."
     ),
     click.option(
         "--suffix",
@@ -90,28 +91,28 @@ writing_options = [
         callback=_no_path,
         help="Added to the file's stem when OUT is a folder.",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace what exists; do again what is done."),
-    click.option("--skip-existing", is_flag=True, help="Do nothing where the output exists."),
+    click.option("--overwrite", is_flag=True, help="Replace existing files, redo what is done."),
+    click.option("--skip-existing", is_flag=True, help="Skip pictures whose output exists."),
 ]
 folder_options = [
     click.option(
-        "-r", "--recursive", is_flag=True, help="Walk folders in IN; OUT mirrors the tree."
+        "-r", "--recursive", is_flag=True, help="Include folders inside IN; OUT mirrors the tree."
     ),
-    click.option("--fail-fast", is_flag=True, help="Stop at the first picture of IN that fails."),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first picture that fails."),
     click.option(
         "--report",
         "sheet_path",
         type=click.Path(path_type=Path),
         metavar="FILE.html",
-        help="Contact sheet of the pictures of IN that changed most.",
+        help="Write a contact sheet of the pictures that changed most.",
     ),
 ]
 showing_options = [
-    click.option("--dry-run", is_flag=True, help="Say what would be done."),
-    click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each picture."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("--dry-run", is_flag=True, help="Only show what would be done."),
+    click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per picture."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only, no warnings."),
     click.option(
-        "-v", "--verbose", is_flag=True, help="Print timings too, and tracebacks of errors."
+        "-v", "--verbose", is_flag=True, help="Also print timings, and tracebacks of errors."
     ),
     click.version_option(__version__),
 ]
@@ -274,4 +275,4 @@ def _refuse_without_folder(source: str, **options: object) -> None:
         if given and source != "-" and not Path(source).exists():
             raise InputError(f"no such folder: {source}")
         if given:
-            raise ArgumentError(f"--{name.replace('_', '-')}: IN is no folder")
+            raise ArgumentError(f"--{name.replace('_', '-')}: IN is not a folder")

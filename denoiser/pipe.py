@@ -144,7 +144,7 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:

@@ -110,7 +110,7 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
     if source != "-" and not (source and Path(source).exists()):
         raise InputError(f"no such file or folder: {source or '(empty name)'}")
     if suffix and not Path(target).is_dir():
-        raise ArgumentError("--suffix is added to names in a folder, and OUT is none")
+        raise ArgumentError("--suffix is added to names in a folder, and OUT is not a folder")
     if target == "-":
         if sys.stdout is None:
             raise OutputError("standard output is closed")

@@ -148,7 +148,7 @@ def main(
         import holes  # which reads pictures as we do
 
         if pairs or sigmas or blind:
-            raise ArgumentError("--inpaint goes without --pairs, --sigma and --blind")
+            raise ArgumentError("--inpaint cannot be combined with --pairs, --sigma and --blind")
         if set(chosen) - {"migan"}:
             raise ArgumentError("the only peer that fills holes is migan")
         others = {name: holes.migan(weights) for name in chosen}

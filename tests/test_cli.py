@@ -259,7 +259,7 @@ def test_bad_arguments_get_code_1(run_denoise, noisy, tmp_path):
         (["--tile", "16"], "use at least"),
         (["--tile", "16", "--dry-run"], "use at least"),
         (["--format", "gif"], "unknown --format gif; use png, jpg"),
-        (["--settle", "3"], "--settle goes with --watch"),
+        (["--settle", "3"], "--settle only works with --watch"),
         (["--max-memory", "9"], "--max-memory"),
         (["--colour"], "--colour"),
     ):
@@ -358,7 +358,7 @@ def test_a_suffix_is_no_path(run_denoise, noisy, tmp_path):
         result = run_denoise(noisy, target, "--suffix", "x")
         assert result.code == 1 and "OUT is none" in result.err
     result = run_denoise(noisy, tmp_path, "--suffix", "/x")
-    assert result.code == 1 and "is no part of a file name" in result.err
+    assert result.code == 1 and "cannot be part of a file name" in result.err
 
 
 def test_a_progress_bar_appears_on_a_terminal(large, tmp_path):

@@ -185,7 +185,7 @@ def test_libraries_that_do_not_load_print_nothing_to_standard_output(monkeypatch
 @pytest.mark.parametrize("options", [{}, {"device": "cuda"}, {"precision": "fp32"}])
 def test_a_bad_model_is_to_blame_even_where_a_gpu_is(monkeypatch, options):
     monkeypatch.setattr(engine, "gpu_problem", lambda: None)
-    with pytest.raises(ModelError, match="no usable ONNX model"):
+    with pytest.raises(ModelError, match="not a usable ONNX model"):
         Model(b"this is no model", **options)
     with pytest.raises(DeviceError, match="no usable GPU"):
         Model(tiny_onnx(), **options | {"require_gpu": True})

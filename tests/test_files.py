@@ -25,7 +25,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     write_text(target, "new \udcff")  # as names of files may be
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert target.read_bytes() == b"new \\udcff"
-    with pytest.raises(OutputError, match="no ordinary file"):
+    with pytest.raises(OutputError, match="not an ordinary file"):
         write_text(tmp_path, "x")
     with pytest.raises(OutputError, match="cannot write"):
         write_text(tmp_path / "none" / "a.txt", "x")

@@ -666,7 +666,7 @@ def test_only_files_are_replaced_and_only_when_asked(tmp_path):
     write(picture, link, PNG, overwrite=True)
     assert link.is_symlink() and target.stat().st_size > 0
     os.mkfifo(pipe)
-    with pytest.raises(OutputError, match="no ordinary file"):
+    with pytest.raises(OutputError, match="not an ordinary file"):
         write(picture, pipe, PNG, overwrite=True)
     assert pipe.is_fifo()
 

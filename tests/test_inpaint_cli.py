@@ -194,7 +194,7 @@ def test_masks_inside_the_pictures_are_refused(run_inpaint, mask, tmp_path):
     result = run_inpaint("--mask", "alpha", "--feather", 2, tmp_path, out)
     assert result.code == 1 and "not with --mask alpha" in result.err
     result = run_inpaint("-r", tmp_path / "a.png", mask, tmp_path / "b.png")
-    assert result.code == 1 and "--recursive: IN is no folder" in result.err
+    assert result.code == 1 and "--recursive: IN is not a folder" in result.err
 
 
 @pytest.fixture

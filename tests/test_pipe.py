@@ -211,7 +211,7 @@ def test_sigterm_ends_it_while_it_waits():
         ('{"task": "denoise", "width": 99999, "height": 99999}', "300 megapixels"),
         ("[]", "bad request"),
         ("[" * 100_000, "nested too deeply"),
-        ('{"id": NaN}', "NaN is no JSON"),
+        ('{"id": NaN}', "NaN is not JSON"),
         ('{"task": ["denoise"], "width": 4, "height": 4, "mode": "L", "type": "uint8"}', "task"),
     ],
 )

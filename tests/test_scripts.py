@@ -117,7 +117,7 @@ def test_inpainting_is_measured_beside_classical_methods_and_a_peer(tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--inpaint", "--sigma", "15"], "--inpaint goes without"),
+        (["--inpaint", "--sigma", "15"], "--inpaint cannot be combined with"),
         (["--pairs", "--blind", "--sigma", "10"], "--blind tells no --sigma"),
     ],
 )
@@ -193,7 +193,7 @@ def test_the_comparison_writes_its_page(tmp_path: Path, monkeypatch, capsys):
     images, page, pictures = tmp_path / "images", tmp_path / "page.md", tmp_path / "pictures"
     images.mkdir()
     shutil.copy(SAMPLE / "clean.png", images)
-    page.write_text(f"before\n{compare.BEGIN}old\n{END}\nafter\n")
+    page.write_text(f"before\n{compare.BEGIN}stale\n{END}\nafter\n")
     members = compare.members()
     assert {"undercomplete", "sparse-l1", "sparse-kl", "contractive", "denoising"} < set(members)
     small = {

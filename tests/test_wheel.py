@@ -17,4 +17,5 @@ def test_the_wheel_ships_models_and_no_tests(tmp_path):
     assert "denoiser/plugins/gimp/denoise/denoise.py" in names
     for model in models:
         assert {f"denoiser/models/{model}.onnx", f"denoiser/models/{model}.toml"} <= names
-    assert "denoiser/cli.py" in names and not any("tests" in name for name in names)
+    assert {"denoiser/cli.py", "denoiser/py.typed"} <= names
+    assert not any("tests" in name for name in names)

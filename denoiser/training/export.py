@@ -218,7 +218,7 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
     except OSError as error:
         raise ModelError(f"cannot read model {path}: {error.strerror}") from error
     except Exception as error:  # protobuf and onnx raise many kinds
-        raise ModelError(f"{path} is no model that scripts/export.py wrote") from error
+        raise ModelError(f"{path} was not written by scripts/export.py") from error
 
 
 def _guides(network: ConvAutoencoder, sigma: Tensor) -> list[Tensor]:

@@ -260,7 +260,7 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe from TOML; `corruption = "other"` takes that of other.toml beside it.
 
     Raises:
-        RecipeError: The file is missing, is no TOML, or holds an unknown key or a bad value.
+        RecipeError: The file is missing, is not TOML, or holds an unknown key or a bad value.
     """
     table = _read_table(path)
     if isinstance(other := table.get("corruption"), str):
@@ -275,7 +275,7 @@ def _read_table(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} is no TOML: {error}") from error
+        raise RecipeError(f"recipe {path} is not TOML: {error}") from error
     except (OSError, ValueError) as error:  # a name may be impossible
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"cannot read recipe {path}: {reason}") from error

@@ -410,7 +410,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch and pickle raise many kinds
         raise InputError(f"{path} is damaged or no checkpoint") from error
     if not complete:
-        raise InputError(f"{path} is no checkpoint of a training run")
+        raise InputError(f"{path} is not a checkpoint of a training run")
     if "n_averaged" in state["ema"]:
         raise InputError(f"{path} was written by an earlier version, which averaged otherwise")
     return state
