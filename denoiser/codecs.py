@@ -16,11 +16,13 @@ from PIL.JpegImagePlugin import get_sampling
 from PIL.PngImagePlugin import PngInfo
 
 from denoiser import exif, photoshop
-from denoiser.errors import InputError
+from denoiser.errors import IN_FOLDER, InputError
 from denoiser.picture import FORMATS, Format, Mode, Picture, check_size
 
 logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)  # one line on stderr is ours
 
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_OTHER_COLOURS = "its colours (primaries {}, transfer {} of H.273) are taken for those of sRGB"
 _XMP_KEY = "XML:com.adobe.xmp"
 _PNG_COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI"}
 _PNG_OTHER_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"pHYs", b"bKGD"}
@@ -86,6 +88,8 @@ def encode(picture: Picture, file: IO[bytes], format: Format, quality: int | Non
 
 def _open(data: bytes) -> ImageFile.ImageFile:
     """Read a header without Pillow's own limit, which 100 megapixels pass; ours is checked then."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        _load_heif()
     with _settings:
         before = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
@@ -93,6 +97,19 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             return Image.open(io.BytesIO(data))
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def _load_heif() -> None:
+    """Teach Pillow HEIF.
+
+    Raises:
+        InputError: The extra is not installed.
+    """
+    try:
+        import pillow_heif
+    except ImportError:
+        raise InputError(f"HEIC needs more: {IN_FOLDER} pip install '.[heif]'") from None
+    pillow_heif.register_heif_opener()
 
 
 def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
@@ -148,8 +165,17 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
     elif name == "AVIF":
         if _avif_is_deep(data):
             picture.notes.append("AVIF of more than 8 bits per channel is read as 8 bits")
-        if not picture.icc and (colours := _nclx(data)):
-            picture.notes.append(f"its colours ({colours}) are taken for those of sRGB")
+        if not picture.icc and not _is_srgb(*(codes := _nclx(data))):
+            picture.notes.append(_OTHER_COLOURS.format(*codes))
+    elif name == "HEIF":
+        if info["bit_depth"] > 8:
+            picture.notes.append("HEIF of more than 8 bits per channel is read as 8 bits")
+        if info["depth_images"] or info["aux"]:
+            picture.notes.append("its depth map or other maps are dropped")
+        nclx = info.get("nclx_profile") or {}
+        codes = (nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2))
+        if not picture.icc and not _is_srgb(*codes):
+            picture.notes.append(_OTHER_COLOURS.format(*codes))
     while block.startswith(b"Exif\0\0"):
         block = block[6:]
     if block:
@@ -246,15 +272,18 @@ def _avif_is_deep(data: bytes) -> bool:
     return 0 < place < len(data) - 7 and bool(data[place + 6] & 0x40)
 
 
-def _nclx(data: bytes) -> str:
-    """Name an AVIF's colours (ISO 14496-12, 12.1.5; ITU-T H.273) if they are not those of sRGB."""
+def _nclx(data: bytes) -> tuple[int, int]:
+    """Find an AVIF's codes of primaries and transfer (ISO 14496-12, 12.1.5; ITU-T H.273)."""
     place = data.find(b"colrnclx")
     if place < 0 or len(data) < place + 12:
-        return ""
+        return 2, 2  # unspecified
     primaries, transfer = struct.unpack_from(">HH", data, place + 8)
-    if primaries in (1, 2) and transfer in (1, 2, 6, 13):
-        return ""
-    return f"primaries {primaries}, transfer {transfer} of H.273"
+    return primaries, transfer
+
+
+def _is_srgb(primaries: int, transfer: int) -> bool:
+    """Whether codes of H.273 say that colours are those of sRGB, or nothing."""
+    return primaries in (1, 2) and transfer in (1, 2, 6, 13)
 
 
 def _decode_8bit(file: ImageFile.ImageFile) -> tuple[np.ndarray, Mode]:
@@ -370,6 +399,9 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
         options |= {"lossless": lossless, "quality": quality or 90, "exact": True}
     elif format.name == "AVIF":
         options |= {"quality": quality or 90, "subsampling": "4:4:4"}
+    elif format.name == "HEIF":
+        _load_heif()
+        options["quality"] = quality or 90
     elif format.name == "PNG":
         options["pnginfo"] = info = PngInfo()
         if picture.xmp:

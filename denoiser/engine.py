@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from denoiser.errors import ArgumentError, DeviceError, ModelError, OutOfMemoryError
+from denoiser.errors import IN_FOLDER, ArgumentError, DeviceError, ModelError, OutOfMemoryError
 from denoiser.signals import uninterrupted
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 Precision = Literal["auto", "fp32", "fp16"]
-IN_FOLDER = "in denoiser's folder,"
-"""Where pip finds us; on PyPI another program has our name."""
 CUDA_FIX = f"{IN_FOLDER} pip install '.[cuda]'"
 
 

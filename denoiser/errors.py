@@ -6,6 +6,10 @@ INTERNAL = 70
 """Exit code of an error that is ours."""
 
 
+IN_FOLDER = "in denoiser's folder,"
+"""Where pip finds us; on PyPI another program has our name."""
+
+
 class DenoiserError(Exception):
     """Base of every error a person can cause or mend. Its text is one line that says what to do."""
 

@@ -67,13 +67,13 @@ writing_options = [
         "--format",
         "format_name",
         metavar="NAME",
-        help="Write png, jpg, tif, webp, avif or bmp, whatever OUT is called.",
+        help="Write png, jpg, tif, webp, avif, bmp or heic, whatever OUT is called.",
     ),
     click.option(
         "--quality",
         type=click.IntRange(1, 100),
-        help="Quality of JPEG, WebP and AVIF.  [default: a JPEG input's own, else 95; WebP"
-        " and AVIF 90]",
+        help="Quality of JPEG, WebP, AVIF and HEIC.  [default: a JPEG input's own, else 95; of"
+        " the others 90]",
     ),
     click.option(
         "--bit-depth",

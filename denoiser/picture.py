@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import struct
 from typing import Any, Literal
@@ -54,7 +55,16 @@ class Format:
     """Largest EXIF, XMP or IPTC block, or comment, in bytes."""
 
 
-FORMATS = (
+HEIF = Format(
+    "HEIF",
+    (".heic", ".heif", ".hif"),
+    exact_alpha=False,
+    grey=False,
+    lossy=True,
+    longest_side=16_384,
+)
+"""With the extra `heif` only."""
+FORMATS: tuple[Format, ...] = (
     Format("PNG", (".png",), ("uint8", "uint16"), metadata=("icc", "exif", "xmp", "dpi", "texts")),
     Format(
         "JPEG",
@@ -77,6 +87,8 @@ FORMATS = (
     Format("AVIF", (".avif",), exact_alpha=False, grey=False, lossy=True, longest_side=32_768),
     Format("BMP", (".bmp",), alpha=False, metadata=("dpi",)),
 )
+if importlib.util.find_spec("pillow_heif"):
+    FORMATS += (HEIF,)
 
 
 @dataclasses.dataclass

@@ -78,7 +78,7 @@ def test_one_bad_file_is_named_and_the_rest_are_done(denoise_folder, folder, tmp
     result = denoise_folder()
     assert result.code == 4
     lines = result.err.splitlines()
-    assert any(line.startswith("failed: bad.png: ") and "no picture" in line for line in lines)
+    assert any(line.startswith("failed: bad.png: ") and "not a picture" in line for line in lines)
     assert "2 done, 1 failed" in lines[-2] and "CPUExecutionProvider" in lines[-2]
     assert lines[-1] == "error: 1 of 3 pictures failed"
     assert list(outputs(tmp_path / "out")) == ["a.jpg", "sub/b.png"]
@@ -196,7 +196,7 @@ def test_the_journal_tells_what_was_done(denoise_folder, tmp_path, blur_path):
     assert row["state"] == "done" and row["provider"] == "CPUExecutionProvider"
     assert row["model_sha256"] == model.sha256 and row["sigma"] == pytest.approx(12, abs=0.01)
     assert json.loads(row["settings"])["sigma"] == pytest.approx(12 / 255)
-    assert rows["bad.png"]["state"] == "failed" and "no picture" in rows["bad.png"]["error"]
+    assert rows["bad.png"]["state"] == "failed" and "not a picture" in rows["bad.png"]["error"]
 
 
 def test_dry_run_says_what_would_happen_and_touches_nothing(denoise_folder, folder, tmp_path):
@@ -240,9 +240,9 @@ def test_names_that_differ_in_case_clash_in_the_first_run_already(
 
 
 def test_files_of_other_kinds_are_told_and_named_if_asked(denoise_folder, folder):
-    for name in ("b.HEIC", "c.heic", "d.cr2", "README"):
+    for name in ("b.NEF", "c.nef", "d.cr2", "README"):
         (folder / name).write_bytes(b"")
-    line = "files of kinds that are not read: 4 (.cr2, .heic, without suffix)"
+    line = "files of kinds that are not read: 4 (.cr2, .nef, without suffix)"
     for options in ([], ["--dry-run"]):
         result = denoise_folder(*options)
         assert line in result.err and "d.cr2" not in result.err

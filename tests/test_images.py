@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import sys
 import zlib
 
 import imagecodecs
@@ -15,9 +16,9 @@ from denoiser import codecs, exif
 from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import FORMATS, Picture, format_of, read, write
 from denoiser.job import Job
-from denoiser.picture import adapt
+from denoiser.picture import HEIF, adapt
 
-PNG, JPEG, TIFF, WEBP, AVIF, BMP = FORMATS
+PNG, JPEG, TIFF, WEBP, AVIF, BMP = FORMATS[:6]
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
 
 IPTC = b"\x1c\x02\x78\x00\x06Sunset" + b"\x1c\x02\x19\x00\x04seas"
@@ -537,6 +538,40 @@ def test_what_no_other_note_tells_of_is_missed(tmp_path):
     assert [read(data).notes for data in plain.values()] == [[], [], []]
 
 
+def test_heic_of_phones_keeps_what_it_holds(tmp_path, srgb):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    smooth = np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 3, (1, 48, 3))
+    picture = full_picture("RGB", "uint8", srgb, pixels=smooth)
+    found, notes = through_file(picture, HEIF, tmp_path)
+    assert notes == ["HEIF cannot hold DPI: dropped"] and not found.notes
+    assert np.abs(found.pixels.astype(int) - smooth).max() < 8
+    assert (found.icc, found.xmp) == (srgb, picture.xmp)
+    assert exif_facts(found.exif) == exif_facts(picture.exif)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pillow_heif.register_heif_opener()
+    Image.fromarray(smooth).save(tmp_path / "turned.heic", exif=turned.tobytes())
+    upright = read(tmp_path / "turned.heic")
+    assert upright.pixels.shape == (48, 64, 3)
+    assert np.abs(upright.pixels.astype(int) - np.rot90(smooth, 3)).max() < 12
+    assert read(through(upright, PNG)).pixels.shape == (48, 64, 3)
+    deep = pillow_heif.from_bytes("RGB;16", (64, 48), bytes(64 * 48 * 6))
+    deep.save(tmp_path / "deep.heic")
+    assert "HEIF of more than 8 bits" in read(tmp_path / "deep.heic").notes[0]
+
+
+def test_without_its_extra_heic_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(InputError, match=r"HEIC needs more: .* pip install '\.\[heif\]'"):
+        read(b"\0\0\0\x18ftypheic" + bytes(99))
+
+
+def through(picture, format):
+    data = io.BytesIO()
+    write(picture, data, format)
+    return data.getvalue()
+
+
 def test_what_tells_the_brightness_of_hdr_stays_with_it(tmp_path):
     chunks = {b"cICP": b"\x09\x10\0\1", b"cLLI": bytes(8), b"mDCV": bytes(24)}
     picture = full_picture("RGB", "uint16", None, png_chunks=chunks)
@@ -577,14 +612,14 @@ def test_a_format_is_known_to_hold_so_many_pixels_a_side_and_no_more(format):
     for side in (format.longest_side, 16384, 32769, 65501):
         if side == 2**31 - 1:
             continue
-        picture = Picture(np.zeros((1, side, 3), np.uint8), "RGB", "PNG")
+        picture = Picture(np.zeros((32, side, 3), np.uint8), "RGB", "PNG")
         if side > format.longest_side:
             with pytest.raises(OutputError, match=f"{format.longest_side} pixels a side"):
                 Job(format=format).format_for(picture, io.BytesIO())
         else:
             data = io.BytesIO()
             write(picture, data, format)
-            assert read(data.getvalue()).pixels.shape[:2] == (1, side)
+            assert read(data.getvalue()).pixels.shape[:2] == (32, side)
 
 
 def test_further_pages_are_mentioned(tmp_path):
