@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from denoiser import catalog, images, restore
+from denoiser import images, restore
 from denoiser.engine import CPU, Model
 from denoiser.errors import InputError, OutputError, explain
-from denoiser.files import real, stamp_of
+from denoiser.files import real, sha256_of, stamp_of
 from denoiser.images import Picture
 from denoiser.job import Job
 from denoiser.journal import DONE, FAILED, WRITING, Entry, Journal
@@ -307,7 +307,7 @@ class Batch:
                 changed = output_stamp and stamp_of(item.target) != output_stamp
                 if changed and not self.options.overwrite:
                     raise OutputError(f"{item.target} has changed meanwhile: it is not replaced")
-            entry.state, entry.output_sha256 = WRITING, catalog.sha256_of(part)
+            entry.state, entry.output_sha256 = WRITING, sha256_of(part)
             self.journal.put(entry)
 
         try:
@@ -364,7 +364,7 @@ def _ours(item: Item, known: Entry, output_stamp: str) -> str | None:
     """Checksum of an existing output if it is one that the journal knows."""
     if known.state == DONE and known.output_stamp == output_stamp:
         return known.output_sha256
-    found = catalog.sha256_of(item.target)
+    found = sha256_of(item.target)
     return found if found in (known.output_sha256, known.earlier_sha256) else None
 
 

@@ -1,7 +1,6 @@
 """Released models: cards, checksums, lookup by size, name or path, loading."""
 
 import dataclasses
-import hashlib
 import re
 import tomllib
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoiser.errors import ArgumentError, ModelError
+from denoiser.files import sha256_of
 
 if TYPE_CHECKING:
     from denoiser.engine import Model
@@ -153,9 +153,3 @@ def _newest(size: str, known: Sequence[Card]) -> Card | None:
     matches = ((re.fullmatch(rf"{stem}-v(\d+)", card.name), card) for card in known)
     versions = {int(match[1]): card for match, card in matches if match}
     return versions[max(versions)] if versions else None
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,7 @@ from typing import Literal, NoReturn
 import click
 
 from denoiser.console import run
-from denoiser.doctor import denoiser
+from denoiser.denoiser_cli import denoiser
 from denoiser.errors import ArgumentError
 from denoiser.options import Number, Shared, shared_options
 

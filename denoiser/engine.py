@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from denoiser import graph
 from denoiser.errors import IN_FOLDER, ArgumentError, DeviceError, ModelError, OutOfMemoryError
 from denoiser.signals import uninterrupted
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -128,7 +128,7 @@ class Model:
         session, feeds = self._session, self._feeds(image, guide)
         if self.contract.estimates and guide is not None and guide.min() >= 0:
             if self._restorer is None:
-                part = _told(self._onnx, list(feeds), self._outputs[0])
+                part = graph.without_estimator(self._onnx, list(feeds), self._outputs[0])
                 self._restorer = self._open(part) if part else self._session
             session = self._restorer
         restored = self._run(session, self._outputs[:1], feeds)[0]
@@ -164,7 +164,7 @@ class Model:
         """
         feeds, output = self._feeds(image), self._outputs[1]
         if self._estimator is None:
-            self._estimator = self._open(_part(_parsed(self._onnx), list(feeds), output))
+            self._estimator = self._open(graph.part_of(self._onnx, list(feeds), output))
         return self._run(self._estimator, [output], feeds)[0]
 
     def _feeds(self, image: np.ndarray, guide: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -328,53 +328,11 @@ def gpu_problem() -> str | None:
     return None
 
 
-def _parsed(onnx: bytes) -> "onnx.ModelProto":
-    from onnx import load_from_string
-
-    return load_from_string(onnx)
-
-
-def _part(model: "onnx.ModelProto", inputs: list[str], output: str) -> bytes:
-    """Cut out of a model what leads from some of its values to another.
-
-    onnxruntime would compute all the rest too.
-    """
-    from onnx.utils import Extractor
-
-    try:
-        part = Extractor(model).extract_model(inputs, [output])
-    except ValueError as error:
-        raise ModelError(f"the model cannot be taken apart: {error}") from error
-    return bytes(part.SerializeToString())
-
-
-def _told(onnx: bytes, inputs: list[str], output: str) -> bytes | None:
-    """Cut the estimator off a model, for noise levels that are not negative.
-
-    Returns:
-        The model in which `sigma` takes the place of `where(sigma < limit, ..., sigma)`; None if
-        it does not choose like that.
-    """
-    model = _parsed(onnx)
-    nodes = model.graph.node
-    below = {
-        node.output[0] for node in nodes if node.op_type == "Less" and node.input[0] == "sigma"
-    }
-    chosen = {
-        node.output[0]
-        for node in nodes
-        if node.op_type == "Where" and node.input[0] in below and node.input[2] == "sigma"
-    }
-    for node in nodes:
-        node.input[:] = ["sigma" if name in chosen else name for name in node.input]
-    return _part(model, inputs, output) if chosen else None
-
-
 def _to_half(onnx: bytes) -> bytes:
     """Convert to fp16 inside, with float32 inputs and outputs."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = convert_float_to_float16(_parsed(onnx), keep_io_types=True)
+    model = convert_float_to_float16(graph.parse(onnx), keep_io_types=True)
     return bytes(model.SerializeToString())
 
 

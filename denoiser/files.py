@@ -162,6 +162,12 @@ def move_new(source: Path, target: Path) -> Path:
     return free
 
 
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def stamp_of(path: Path) -> str:
     """Size and times of a file: as long as they are the same its content is.
 

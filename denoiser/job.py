@@ -14,6 +14,7 @@ import numpy as np
 from denoiser import catalog, images, restore
 from denoiser.engine import CPU, Model, Precision
 from denoiser.errors import ArgumentError, InputError, OutputError
+from denoiser.files import sha256_of
 from denoiser.images import Format
 from denoiser.picture import Picture, as_rgb8
 from denoiser.restore import Progress
@@ -213,7 +214,7 @@ class Inpainting(Job):
 
     def settings(self, name: str) -> dict[str, Any]:
         """Settings, with the checksum of the mask, or of what finds it, in its place."""
-        sha256 = catalog.sha256_of(self._mask_of(name, self.mask)) if self.mask else None
+        sha256 = sha256_of(self._mask_of(name, self.mask)) if self.mask else None
         settings = super().settings(name) | {"mask": _finder_sha256() if self.detect else sha256}
         del settings["replace_masks"]
         return settings
@@ -389,7 +390,7 @@ def _finder(device: str, precision: Precision, threads: int) -> Model:
 
 @functools.cache
 def _finder_sha256() -> str:
-    return catalog.sha256_of(catalog.find(task="detect"))
+    return sha256_of(catalog.find(task="detect"))
 
 
 def _signature(mask: np.ndarray) -> tuple[bytes, bytes]:

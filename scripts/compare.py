@@ -25,7 +25,8 @@ from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import Gaussian
 from denoiser.training.dataset import Crops, read_pictures
 from denoiser.training.recipe import Penalties, Recipe, load_recipe
-from denoiser.training.record import (
+from denoiser.training.trainer import Trainer
+from denoiser.training.validation import (
     VALIDATION_SIGMAS,
     centre,
     restore,
@@ -33,7 +34,6 @@ from denoiser.training.record import (
     to_uint8,
     validate,
 )
-from denoiser.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "autoencoders.md"

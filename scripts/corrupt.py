@@ -13,7 +13,7 @@ from denoiser.files import check_writable
 from denoiser.training.corruption import corrupt
 from denoiser.training.dataset import read_pictures
 from denoiser.training.recipe import load_recipe
-from denoiser.training.record import to_batch, to_uint8
+from denoiser.training.validation import to_batch, to_uint8
 
 
 @click.command(context_settings={"show_default": True})

@@ -19,7 +19,7 @@ from denoiser.images import as_rgb8, format_of, read
 from denoiser.training import filters
 from denoiser.training.corruption import Camera, Either, Step, corrupt
 from denoiser.training.recipe import load_recipe
-from denoiser.training.record import to_batch, to_uint8
+from denoiser.training.validation import to_batch, to_uint8
 
 RECIPE = Path(__file__).parent / "recipes" / "photo.toml"
 PATCH_PX, CONTEXT_PX, SCALE = 64, 16, 3

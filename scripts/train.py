@@ -22,8 +22,8 @@ from denoiser.options import Number
 from denoiser.training.dataset import Crops, read_pictures
 from denoiser.training.export import read_weights
 from denoiser.training.recipe import load_recipe
-from denoiser.training.record import centre
 from denoiser.training.trainer import Trainer
+from denoiser.training.validation import centre
 
 RECIPES = Path(__file__).parent / "recipes"
 

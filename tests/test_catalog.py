@@ -3,6 +3,7 @@ from conftest import tiny_onnx
 
 from denoiser import catalog
 from denoiser.errors import ModelError
+from denoiser.files import sha256_of
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def release(tmp_path, monkeypatch):
             "name": name,
             "summary": "",
             "license": "CC0-1.0",
-            "sha256": catalog.sha256_of(path),
+            "sha256": sha256_of(path),
         }
         path.with_suffix(".toml").write_text("".join(f'{k} = "{v}"\n' for k, v in card.items()))
         return path

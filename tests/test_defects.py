@@ -16,8 +16,8 @@ from denoiser.training.dataset import Crops
 from denoiser.training.export import export
 from denoiser.training.objective import Objective
 from denoiser.training.recipe import Network, Recipe, Training
-from denoiser.training.record import validate_defects
 from denoiser.training.trainer import Trainer
+from denoiser.training.validation import validate_defects
 
 PAINTED = Defects(strength=(1, 1), blur_px=(0, 0))
 SHAPE = Network(channels=(8, 16), blocks=1, noise_map=False, detects=True)

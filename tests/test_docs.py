@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from conftest import SHIPPED
 
-from denoiser import cli, doctor, inpaint_cli
+from denoiser import cli, denoiser_cli, inpaint_cli
 
 PAGES = [SHIPPED / "README.md", SHIPPED / "CONTRIBUTING.md", *(SHIPPED / "docs").glob("*.md")]
 COMMANDS = {
     "denoise": cli.denoise,
     "inpaint": inpaint_cli.inpaint,
-    "denoiser": doctor.denoiser,
+    "denoiser": denoiser_cli.denoiser,
 }
 
 

@@ -6,7 +6,7 @@ from conftest import brightness_as_noise_onnx, minus_sigma_onnx, tiny_onnx
 from onnx import helper
 
 import denoiser
-from denoiser import catalog, engine, load_model
+from denoiser import catalog, engine, graph, load_model
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, DeviceError, ModelError
 
@@ -146,7 +146,7 @@ def test_what_is_told_is_restored_without_the_estimator(name):
     from onnx import load_from_string
 
     whole = catalog.find(name).read_bytes()
-    part = load_from_string(engine._told(whole, ["image", "sigma"], "restored"))
+    part = load_from_string(graph.without_estimator(whole, ["image", "sigma"], "restored"))
     left_out = {tensor.name for tensor in load_from_string(whole).graph.initializer} - {
         tensor.name for tensor in part.graph.initializer
     }
@@ -156,7 +156,7 @@ def test_what_is_told_is_restored_without_the_estimator(name):
 
 
 def test_a_model_that_chooses_its_level_otherwise_stays_whole():
-    assert engine._told(minus_sigma_onnx(), ["image", "sigma"], "restored") is None
+    assert graph.without_estimator(minus_sigma_onnx(), ["image", "sigma"], "restored") is None
 
 
 def test_nothing_is_left_of_a_gpu_that_did_not_work(monkeypatch, rng):

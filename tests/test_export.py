@@ -8,6 +8,7 @@ from conftest import CPU, TINY
 from denoiser import catalog
 from denoiser.engine import Model
 from denoiser.errors import ModelError
+from denoiser.files import sha256_of
 from denoiser.restore import denoise
 from denoiser.training import export as export_module
 from denoiser.training.autoencoder import ConvAutoencoder
@@ -32,7 +33,7 @@ def test_export_keeps_the_contract_and_can_be_read_back(photo, tmp_path):
     facts = export_tiny(path, photo, weights)
     model = Model(path, device="cpu")
     assert model.contract.stride == facts["stride"] == 4
-    assert model.contract.halo == facts["halo"] and facts["sha256"] == catalog.sha256_of(path)
+    assert model.contract.halo == facts["halo"] and facts["sha256"] == sha256_of(path)
     assert model.contract.sigma_range == pytest.approx((10 / 255, 50 / 255), abs=1e-6)
     recipe, back = read_weights(path)
     assert recipe == TINY

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from denoiser import codecs, exif
+from denoiser import codecs, exif, jpeg
 from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.images import FORMATS, Picture, format_of, read, write
 from denoiser.job import Job
@@ -159,7 +159,7 @@ def test_captions_and_comments_of_a_jpeg_are_kept_or_named(iptc, tmp_path):
 
 
 def test_captions_and_comments_in_several_parts_are_joined(tmp_path):
-    resource = codecs._photoshop_segment(IPTC)[18:]  # behind marker, length and head
+    resource = jpeg.segment_of(IPTC)[18:]  # behind marker, length and head
     name = b"MeSa" + struct.pack(">HB", 0x0FA0, 3) + b"abc" + struct.pack(">I", 5) + b"12345\0"
     halves = name + resource[:10], resource[10:] + resource
     extra = b""

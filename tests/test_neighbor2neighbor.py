@@ -5,8 +5,8 @@ from denoiser.training import neighbor2neighbor
 from denoiser.training.corruption import Gaussian
 from denoiser.training.dataset import Crops
 from denoiser.training.recipe import Network, Recipe, Training
-from denoiser.training.record import restore, to_batch
 from denoiser.training.trainer import Trainer
+from denoiser.training.validation import restore, to_batch
 
 
 def test_sub_images_hold_neighbours_of_the_same_cell():

@@ -22,7 +22,7 @@ from PIL import Image
 
 from denoiser import catalog, cli
 from denoiser.errors import ArgumentError
-from denoiser.files import locked
+from denoiser.files import locked, sha256_of
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.export import to_onnx
 from denoiser.training.recipe import Network, load_recipe
@@ -56,7 +56,7 @@ def test_train_export_denoise_and_evaluate_from_the_command_line(tmp_path: Path)
     summary = "for the \N{TELESCOPE}"
     script("export.py", run / "checkpoint.pt", model, "--images", images, "--summary", summary)
     card = catalog.read_card(model.with_suffix(".toml"))
-    assert card.sha256 == catalog.sha256_of(model) and card.summary == summary
+    assert card.sha256 == sha256_of(model) and card.summary == summary
     with pytest.raises(AssertionError, match="there is no folder"):
         script("export.py", run / "checkpoint.pt", tmp_path / "no" / "a.onnx", "--images", images)
     with pytest.raises(

@@ -10,10 +10,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from denoiser import catalog, tiles
+from denoiser import tiles
 from denoiser.engine import Model
 from denoiser.errors import ModelError
-from denoiser.files import whole_file
+from denoiser.files import sha256_of, whole_file
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.holes import GUESS
 from denoiser.training.recipe import Recipe
@@ -96,7 +96,7 @@ def export(
         "stride": network.stride,
         **halos,
         "largest_difference_from_torch": float(f"{difference:.2g}"),
-        "sha256": catalog.sha256_of(target),
+        "sha256": sha256_of(target),
     }
 
 

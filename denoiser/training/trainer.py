@@ -24,7 +24,7 @@ from denoiser.training.holes import GUESS, cut_out, draw_holes, first_guess
 from denoiser.training.objective import Objective
 from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
-from denoiser.training.record import (
+from denoiser.training.validation import (
     LABELS,
     Log,
     draw_curves,

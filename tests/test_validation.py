@@ -9,7 +9,7 @@ from PIL import Image
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import Masking
 from denoiser.training.recipe import Network
-from denoiser.training.record import (
+from denoiser.training.validation import (
     COLUMNS,
     VALIDATION_SIGMAS,
     Log,

@@ -1,0 +1,108 @@
+"""JPEG segments (ITU-T T.81, annex B): what they tell, and room for Pillow to write them."""
+
+import contextlib
+import re
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from PIL import ImageFile
+from PIL.JpegImagePlugin import get_sampling
+
+from denoiser import photoshop
+from denoiser.picture import Picture
+
+PILLOW_LOCK = threading.Lock()
+"""For settings of Pillow, which are the same for all threads."""
+_PHOTOSHOP = b"Photoshop 3.0\0"  # begins a segment of image resources
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)  # none of scans
+_SEGMENTS = {"APP0", "APP1", "APP2", "APP13", "APP14", "COM"}
+_XMP_POINTER = re.compile(
+    rb"\s*xmpNote:HasExtendedXMP=([\"'])\w*\1|<(xmpNote:HasExtendedXMP)>\w*</\2>"
+)
+_XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
+_PILLOWS_BLOCK = ImageFile.MAXBLOCK
+_wanted: list[int] = [0]  # bytes for the files that are being written
+
+
+def describe(picture: Picture, file: ImageFile.ImageFile, data: bytes) -> None:
+    """Collect what the segments tell of a picture whose `xmp` is set."""
+    sampling = get_sampling(file)
+    picture.encoding = {
+        "qtables": file.quantization,  # type: ignore[attr-defined]
+        "subsampling": sampling if sampling >= 0 else 0,
+        "progressive": bool(file.info.get("progressive")),
+    }
+    segments: list[tuple[str, bytes]] = file.applist  # type: ignore[attr-defined]
+    resources = b"".join(
+        body.removeprefix(_PHOTOSHOP)
+        for kind, body in segments
+        if kind == "APP13" and body.startswith(_PHOTOSHOP)
+    )
+    picture.iptc = photoshop.iptc(resources)
+    picture.comment = b"\n".join(text for kind, text in segments if kind == "COM") or None
+    if any(text.startswith(_XMP_EXTENSION) for _, text in segments):
+        picture.has_extended_xmp = True
+        picture.xmp = picture.xmp and _XMP_POINTER.sub(b"", picture.xmp)
+    picture.notes += photoshop.lost(resources)
+    others = dict.fromkeys(kind for kind, _ in segments if kind not in _SEGMENTS)
+    picture.notes += [f"its segment {kind} is dropped" for kind in others]
+    if file.format == "JPEG" and (rest := len(data[_end_of_picture(data) :].strip(b"\0\xff"))):
+        picture.notes.append(f"{rest} bytes behind the picture, as of a film, are dropped")
+
+
+def options_of(picture: Picture, quality: int | None) -> dict[str, Any]:
+    """What Pillow is told to write a picture; without a quality it is that of the JPEG read."""
+    options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0, "optimize": True}
+    if picture.format == "JPEG" and quality is None:
+        del options["quality"]
+        options |= picture.encoding
+    if picture.iptc:
+        options["extra"] = segment_of(picture.iptc)
+    if picture.comment:
+        options["comment"] = picture.comment
+    if picture.dpi:
+        options["dpi"] = tuple(round(value) for value in picture.dpi)
+    return options
+
+
+@contextlib.contextmanager
+def room_for(picture: Picture) -> Iterator[None]:
+    """Give Pillow's writer room for a whole file: optimised ones are written in one piece.
+
+    Its limit, which it looks up when it begins, is one for all threads.
+    """
+    blocks = (picture.icc, picture.exif, picture.xmp, picture.iptc, picture.comment)
+    size = 4 * picture.pixels.size + sum(len(block or b"") for block in blocks) + 65536
+
+    def widen() -> None:
+        ImageFile.MAXBLOCK = min(max(_PILLOWS_BLOCK, *_wanted), 2**31 - 1)
+
+    with PILLOW_LOCK:
+        _wanted.append(size)
+        widen()
+    try:
+        yield
+    finally:
+        with PILLOW_LOCK:
+            _wanted.remove(size)
+            widen()
+
+
+def segment_of(iptc: bytes) -> bytes:
+    """Wrap IPTC into the JPEG segment APP13, as Photoshop's image resource without a name."""
+    body = _PHOTOSHOP + photoshop.pack_iptc(iptc)
+    return b"\xff\xed" + struct.pack(">H", len(body) + 2) + body
+
+
+def _end_of_picture(data: bytes) -> int:
+    """Find where the first picture of a file ends; its length if nowhere."""
+    place = 2
+    while found := _MARKER.search(data, place):
+        marker, place = found[1][0], found.end()
+        if marker == 0xD9:
+            return place
+        if marker not in (0x01, 0xD8):
+            place += int.from_bytes(data[place : place + 2], "big")
+    return len(data)

@@ -1,0 +1,135 @@
+"""PNG chunks (PNG 3, W3C 2025): what they tell, and 16 bits per channel, which Pillow lacks."""
+
+import contextlib
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+from PIL.PngImagePlugin import PngInfo
+
+from denoiser.picture import Mode, Picture
+
+_XMP_KEY = "XML:com.adobe.xmp"
+_COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI"}
+_OTHER_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"pHYs", b"bKGD"}
+_OTHER_CHUNKS |= {b"sBIT", b"hIST", b"sPLT", b"tIME", b"acTL", b"fcTL", b"fdAT"}
+_TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
+_RAW_PROFILE = b"Raw profile type "
+_LONGEST_TEXT = 2**20  # bytes, as Pillow reads it
+
+
+def is_deep(data: bytes) -> bool:
+    """Whether a PNG has 16 bits per channel."""
+    return data[24] == 16
+
+
+def describe(picture: Picture, data: bytes) -> bytes | None:
+    """Collect what the chunks tell of a picture, also those behind the pixels.
+
+    Returns:
+        The EXIF block if one of the chunks holds it.
+    """
+    block = None
+    for kind, start, end in _chunks(data):
+        body = data[start + 8 : end - 4]
+        if kind in _COLOUR_CHUNKS:
+            picture.png_chunks[kind] = body
+        elif kind == b"eXIf":
+            block = body
+        elif kind == b"iTXt" and body.startswith(_XMP_KEY.encode() + b"\0"):
+            picture.xmp = _itxt(body)
+        elif kind in _TEXT_CHUNKS and body.startswith(_RAW_PROFILE):
+            picture.notes.append("a raw profile of ImageMagick in it is dropped")
+        elif kind in _TEXT_CHUNKS:
+            crc = struct.pack(">I", zlib.crc32(kind + body))
+            if data[end - 4 : end] == crc and _is_text(kind, body):
+                picture.texts.append((kind, body))
+            else:
+                picture.notes.append("a damaged text in it is dropped")
+        elif kind not in _OTHER_CHUNKS:
+            picture.notes.append(f"its chunk {kind.decode('latin-1')} is dropped")
+    return block
+
+
+def info_of(picture: Picture) -> PngInfo:
+    """Give Pillow the chunks that a picture of 8 bits gets."""
+    info = PngInfo()
+    if picture.xmp:
+        info.add_itxt(_XMP_KEY, picture.xmp.decode("utf-8", "replace"))
+    for kind, body in [*picture.png_chunks.items(), *picture.texts]:
+        info.add(kind, body)
+    return info
+
+
+def decode_deep(data: bytes) -> tuple[np.ndarray, Mode]:
+    """Decode 16 bits per channel to (H, W, C) uint16."""
+    import imagecodecs
+
+    pixels = np.array(imagecodecs.png_decode(data))
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    modes: tuple[Mode, ...] = ("L", "LA", "RGB", "RGBA")
+    return pixels, modes[pixels.shape[2] - 1]
+
+
+def encode_deep(picture: Picture, file: IO[bytes]) -> None:
+    """Let imagecodecs compress the pixels, then put our chunks before them."""
+    import imagecodecs
+
+    pixels = picture.pixels[..., 0] if picture.mode == "L" else picture.pixels
+    encoded = memoryview(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=1))
+    chunks = dict(picture.png_chunks)
+    if picture.icc:
+        chunks.pop(b"sRGB", None)
+        chunks[b"iCCP"] = b"ICC Profile\0\0" + zlib.compress(picture.icc)
+    if picture.dpi:
+        x, y = (round(value / 0.0254) for value in picture.dpi)
+        chunks[b"pHYs"] = struct.pack(">IIB", x, y, 1)
+    if picture.exif:
+        chunks[b"eXIf"] = picture.exif
+    if picture.xmp:
+        chunks[b"iTXt"] = _XMP_KEY.encode() + b"\0\0\0\0\0" + picture.xmp
+    file.write(encoded[:33])  # signature and IHDR
+    for kind, body in [*chunks.items(), *picture.texts]:
+        crc = zlib.crc32(kind + body)
+        file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc))
+    file.write(encoded[33:])
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Iterate over the chunks: kind, and where the chunk starts (at its length) and ends."""
+    start = 8
+    while start + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        yield kind, start, start + 12 + length
+        start += 12 + length
+
+
+def _is_text(kind: bytes, body: bytes) -> bool:
+    """Whether a text chunk is as PNG 3, section 11.3.3, has it, and not too long for readers."""
+    keyword, end, rest = body.partition(b"\0")
+    if not end or not 1 <= len(keyword) <= 79:
+        return False
+    packed = rest[1:]
+    if kind == b"iTXt":
+        parts = rest[2:].split(b"\0", 2)  # language, translated keyword, text
+        if len(parts) < 3 or rest[:1] not in (b"\0", b"\1"):
+            return False
+        packed = parts[2]
+    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] == b"\0"):
+        return len(body) <= _LONGEST_TEXT
+    inflate = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):
+        inflate.decompress(packed, _LONGEST_TEXT)
+    return inflate.eof
+
+
+def _itxt(body: bytes) -> bytes | None:
+    """Text of an iTXt chunk (PNG 3, section 11.3.3.4), as UTF-8."""
+    _, _, rest = body.partition(b"\0")
+    compressed, rest = rest[:1] == b"\1", rest[2:]
+    text = rest.split(b"\0", 2)[-1]  # behind language and translated keyword
+    with contextlib.suppress(zlib.error):
+        return (zlib.decompress(text) if compressed else text) or None
+    return None
