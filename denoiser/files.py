@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -17,6 +18,8 @@ from denoiser.errors import OutputError
 
 _UMASK = os.umask(0)  # asked once: to ask is to set it, for all threads
 os.umask(_UMASK)
+STALE_S = 60.0
+"""After so long without a byte an unfinished file that nobody has locked is nobody's."""
 _MODE = 0o666 & ~_UMASK  # of a file that is newly made
 
 
@@ -48,13 +51,14 @@ def whole_file(
     if scratch and on_one_file_system(scratch, folder):
         folder = scratch
     else:
-        sweep(folder)
+        sweep(folder, age_s=STALE_S)  # others may be writing there
     descriptor, name = tempfile.mkstemp(".part", ".denoise-", folder)
     os.close(descriptor)
     part = Path(name)
     try:
         with part.open("w+b") as file:
-            _lock(file)
+            with contextlib.suppress(OSError):  # file systems without locks
+                _lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -68,12 +72,18 @@ def whole_file(
         part.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove the unfinished files of `whole_file` that processes which were killed left behind."""
+def sweep(folder: Path, *, age_s: float = 0.0) -> None:
+    """Remove the unfinished files of `whole_file` that processes which were killed left behind.
+
+    Args:
+        folder: Where to look.
+        age_s: How long nothing was written to them; those that are locked stay in any case.
+    """
     for part in folder.glob(".denoise-*.part"):
         with contextlib.suppress(OSError), part.open("rb") as file:
-            _lock(file)  # or somebody is writing it
-            part.unlink()
+            if time.time() - part.stat().st_mtime >= age_s:
+                _lock(file)
+                part.unlink()
 
 
 def _lock(file: IO[bytes]) -> None:

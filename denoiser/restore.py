@@ -108,7 +108,7 @@ def _denoise_stack(
     noise: list[np.ndarray] | None = None
     while True:
         if noise is None:
-            noise = _find_noise(stack, levels, model, tile_px)
+            noise = _find_noise(stack, levels, model, tile_px, progress)
         if noise is not None and _tiled(stack, out, noise, model, strength, tile_px, progress):
             return [float(places.mean()) for places in noise]
         tile_px //= 2
@@ -307,7 +307,11 @@ def _whites(stack: np.ndarray) -> np.ndarray:
 
 
 def _find_noise(
-    stack: np.ndarray, levels: Sequence[float | None], model: Model, tile_px: int
+    stack: np.ndarray,
+    levels: Sequence[float | None],
+    model: Model,
+    tile_px: int,
+    progress: Progress | None,
 ) -> list[np.ndarray] | None:
     """Find how noisy the places of images are.
 
@@ -318,6 +322,7 @@ def _find_noise(
         levels: N noise levels in [0, 1] units, or None to have the model estimate.
         model: The model.
         tile_px: Side of the restorer's tiles, which these do not exceed but for their wider halo.
+        progress: Told for each tile that nothing is restored yet; it may stop the work.
 
     Returns:
         N maps (H / stride, W / stride), rounded up; or None if the device lacks memory for such
@@ -332,6 +337,8 @@ def _find_noise(
     least = tiles.smallest_tile_px(halo_px, OVERLAP_PX, side)
     noise_tile_px = max(min(tile_px, NOISE_TILE_PX), least)
     for row, column in itertools.product(*_spans(stack, noise_tile_px, halo_px, side)):
+        if progress:
+            progress(0, stack.shape[1] * stack.shape[2])
         windows = stack[:, row.window, column.window]
         batch = _to_batch(windows, white, row, column)
         try:

@@ -356,7 +356,7 @@ def test_closed_streams(noisy, tmp_path):
 def test_a_suffix_is_no_path(run_denoise, noisy, tmp_path):
     for target in (tmp_path / "o.png", "-"):
         result = run_denoise(noisy, target, "--suffix", "x")
-        assert result.code == 1 and "OUT is none" in result.err
+        assert result.code == 1 and "OUT is not a folder" in result.err
     result = run_denoise(noisy, tmp_path, "--suffix", "/x")
     assert result.code == 1 and "cannot be part of a file name" in result.err
 

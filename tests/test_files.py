@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,13 @@ def test_what_a_killed_process_left_is_swept(tmp_path):
     (tmp_path / "a.part").touch()
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.part"]
-    (tmp_path / ".denoise-x.part").touch()
-    with whole_file(tmp_path / "a.txt", overwrite=False) as file:  # which sweeps, too
+    for name, age_s in (("old", 3600), ("new", 0)):
+        part = tmp_path / f".denoise-{name}.part"
+        part.touch()
+        os.utime(part, (time.time() - age_s,) * 2)
+    with whole_file(tmp_path / "a.txt", overwrite=False) as file:  # which sweeps what is old
         file.write(b"whole")
+        assert not (tmp_path / ".denoise-old.part").exists()
         sweep(tmp_path)  # as another process may, meanwhile
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.part", "a.txt"]
 

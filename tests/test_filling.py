@@ -222,7 +222,7 @@ def test_bad_arguments_are_refused(quarter, image, hole, options, error):
 
 def test_models_that_fill_nothing_or_nan_are_refused(identity):
     image, hole = np.zeros((16, 16, 3), np.uint8), np.eye(16, dtype=bool)
-    with pytest.raises(ModelError, match="no model for inpainting"):
+    with pytest.raises(ModelError, match="not a model for inpainting"):
         inpaint(image, hole, identity)
     nodes = [
         helper.make_node("Sub", ["hole", "hole"], ["zero"]),

@@ -72,7 +72,7 @@ def test_shipped_recipes_load_and_survive_json(path):
         ("[training]\nweight_decay = -1", "weight_decay"),
         ("[training]\nwarmup_steps = -3", "warmup_steps"),
         ("[training]\nsupervision = 'neighbor2neighbor'", "noise_map = false"),
-        ("this is no toml", "no TOML"),
+        ("this is no toml", "not TOML"),
     ],
 )
 def test_bad_recipes_are_refused_with_the_reason(text, words, tmp_path):

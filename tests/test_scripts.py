@@ -127,7 +127,7 @@ def test_options_that_would_do_nothing_are_refused(tmp_path: Path, options, word
 
 
 def test_training_resumes_or_starts_from_weights(tmp_path: Path):
-    options = ["--resume", "--init", "x.onnx", "--images", tmp_path, "--out", tmp_path]
+    options = ["--resume", "--init", "x.onnx", "--images", tmp_path, "--out", tmp_path.parent]
     with pytest.raises(ArgumentError, match="leave out --init"):
         train.main([*map(str, options)], standalone_mode=False)
 

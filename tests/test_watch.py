@@ -122,7 +122,7 @@ def test_bad_files_are_retried_quarantined_and_taken_up_when_they_change(place):
         until(lambda: status(place).get("quarantined") == 1)
         assert "failed: bad.png" in told(place)
         row = journal_rows(place / "out")["bad.png"]
-        assert row["state"] == "quarantined" and "no picture" in row["error"]
+        assert row["state"] == "quarantined" and "not a picture" in row["error"]
         assert (place / "in" / "bad.png").read_bytes() == b"no picture"
     with watching(place, settle=0.1):  # tried once more, for what was wrong may be mended
         until(lambda: status(place)["failed"] == 1)
