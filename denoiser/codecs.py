@@ -66,7 +66,7 @@ def encode(picture: Picture, file: IO[bytes], format: Format, quality: int | Non
 
 def _open(data: bytes) -> ImageFile.ImageFile:
     """Read a header without Pillow's own limit, which 100 megapixels pass; ours is checked then."""
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[8:64]:
         _load_heif()
     with jpeg.PILLOW_LOCK:
         before = Image.MAX_IMAGE_PIXELS
@@ -111,7 +111,7 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
         if info["bit_depth"] > 8:
             picture.notes.append("HEIF of more than 8 bits per channel is read as 8 bits")
         if info["depth_images"] or info["aux"]:
-            picture.notes.append("its depth map or other maps are dropped")
+            picture.notes.append("its HDR gain map, depth map or the like is dropped")
         nclx = info.get("nclx_profile") or {}
         codes = (nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2))
         if not picture.icc and not _is_srgb(*codes):

@@ -96,9 +96,10 @@ def _add_verbose(command: click.Command) -> None:
 
 def fail(message: str, code: int, verbose: bool) -> int:
     """Print an error's line, with the traceback if asked; returns the exit code."""
-    for line in traceback.format_exc().splitlines() if verbose else []:
-        say(line)
-    say(f"error: {' '.join(message.split())}")
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        for line in traceback.format_exc().splitlines() if verbose else []:
+            say(line)
+        say(f"error: {' '.join(message.split())}")
     return code
 
 

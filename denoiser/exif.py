@@ -57,19 +57,19 @@ class Block:
     """The EXIF and GPS directories that there are, by the tag that points to them."""
 
 
-def parse(data: bytes) -> Block:
-    """Read an EXIF block, TIFF or BigTIFF file.
+def parse(data: bytes, offset: int | None = None) -> Block:
+    """Read an EXIF block, TIFF or BigTIFF file: its first directory, or that at `offset`.
 
     Raises:
         ValueError: It is damaged.
     """
     try:
-        order, big, first = _first_directory(data)
+        order, big, first = _directory(data, offset)
         directories = {}
         for entry in first:
             if entry.tag in (EXIF_DIRECTORY, GPS_DIRECTORY):
-                (offset,) = struct.unpack_from(order + _pointer(entry), entry.value)
-                found = _read_directory(data, offset, order, big)
+                (start,) = struct.unpack_from(order + _pointer(entry), entry.value)
+                found = _read_directory(data, start, order, big)
                 directories[entry.tag] = [
                     inner for inner in found if inner.tag != _INTEROPERABILITY
                 ]
@@ -79,9 +79,9 @@ def parse(data: bytes) -> Block:
     return Block(order, kept, directories)
 
 
-def value_of(data: bytes, tag: int) -> bytes | None:
-    """Find an entry's value in the first directory of what `parse` has read, as it stands there."""
-    return next((entry.value for entry in _first_directory(data)[2] if entry.tag == tag), None)
+def value_of(data: bytes, tag: int, offset: int | None = None) -> bytes | None:
+    """Find an entry's value in a directory that `parse` has read, as it stands there."""
+    return next((entry.value for entry in _directory(data, offset)[2] if entry.tag == tag), None)
 
 
 def has_tag(block: bytes, tag: int) -> bool:
@@ -89,13 +89,13 @@ def has_tag(block: bytes, tag: int) -> bool:
     return tag in _places(block)
 
 
-def from_tiff(data: bytes) -> bytes | None:
-    """Gather what a TIFF file says about its picture into an EXIF block; None if nothing.
+def from_tiff(data: bytes, offset: int | None = None) -> bytes | None:
+    """Gather what a directory of a TIFF file says about its picture into an EXIF block, if it does.
 
     Raises:
         ValueError: The file is damaged.
     """
-    found = parse(data)
+    found = parse(data, offset)
     if not found.entries and not found.directories:
         return None
     header = {"<": b"II*\0", ">": b"MM\0*"}[found.order] + struct.pack(found.order + "I", 8)
@@ -243,14 +243,15 @@ def _places(block: bytes, start: int | None = None) -> dict[int, int]:
     return {struct.unpack_from(order + "H", block, place)[0]: place for place in places}
 
 
-def _first_directory(data: bytes) -> tuple[str, bool, list[Entry]]:
-    """Read byte order, whether it is a BigTIFF, and the first directory's entries."""
+def _directory(data: bytes, offset: int | None) -> tuple[str, bool, list[Entry]]:
+    """Read byte order, whether it is a BigTIFF, and a directory's entries; None is the first."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
     (magic,) = struct.unpack_from(order + "H", data, 2)
     if not order or magic not in (42, 43):
         raise ValueError("no TIFF header")
     big = magic == 43
-    (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    if offset is None:
+        (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     return order, big, _read_directory(data, offset, order, big)
 
 

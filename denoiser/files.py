@@ -1,6 +1,7 @@
 """Files as the rest wants them: whole or not there, never in the place of another."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -51,7 +52,7 @@ def whole_file(
     if scratch and on_one_file_system(scratch, folder):
         folder = scratch
     else:
-        sweep(folder, age_s=STALE_S)  # others may be writing there
+        _sweep_once(folder)
     descriptor, name = tempfile.mkstemp(".part", ".denoise-", folder)
     os.close(descriptor)
     part = Path(name)
@@ -80,14 +81,22 @@ def sweep(folder: Path, *, age_s: float = 0.0) -> None:
         age_s: How long nothing was written to them; those that are locked stay in any case.
     """
     for part in folder.glob(".denoise-*.part"):
-        with contextlib.suppress(OSError), part.open("rb") as file:
-            if time.time() - part.stat().st_mtime >= age_s:
-                _lock(file)
-                part.unlink()
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            if time.time() - part.stat().st_mtime < age_s:
+                continue
+            if sys.platform != "win32":  # where what is open cannot be removed anyway
+                _lock(stack.enter_context(part.open("rb+")))
+            part.unlink()
+
+
+@functools.cache
+def _sweep_once(folder: Path) -> None:
+    """Sweep a folder in which others may be writing."""
+    sweep(folder, age_s=STALE_S)
 
 
 def _lock(file: IO[bytes]) -> None:
-    """Lock an open file for this process; on Windows what is open cannot be removed anyway.
+    """Lock an open file for this process, but on Windows.
 
     Raises:
         OSError: Another has locked it.
@@ -227,12 +236,14 @@ def real(path: Path) -> Path:
     """Follow links.
 
     Raises:
-        OutputError: They lead in a circle.
+        OutputError: They lead in a circle, or that cannot be found out.
     """
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()  # of a circle resolve() says nothing from Python 3.13 on
         return path.resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError up to Python 3.12
-        raise OutputError(f"cannot write {path}: it is a link that leads nowhere") from error
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def lie_within_each_other(one: Path, other: Path) -> bool:

@@ -17,7 +17,10 @@ PILLOW_LOCK = threading.Lock()
 """For settings of Pillow, which are the same for all threads."""
 _PHOTOSHOP = b"Photoshop 3.0\0"  # begins a segment of image resources
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)  # none of scans
-_SEGMENTS = {"APP0", "APP1", "APP2", "APP13", "APP14", "COM"}
+_TOLD = {"APP3", "APP6", "APP7", "APP8", "APP9", "APP11"}
+"""Segments that are missed: stereo, GoPro's, C2PA's and so on; the rest is kept, or is what cameras
+and Photoshop note for themselves."""
+_LARGE = 4096  # bytes behind the picture that are more than a camera's notes for itself
 _XMP_POINTER = re.compile(
     rb"\s*xmpNote:HasExtendedXMP=([\"'])\w*\1|<(xmpNote:HasExtendedXMP)>\w*</\2>"
 )
@@ -46,10 +49,13 @@ def describe(picture: Picture, file: ImageFile.ImageFile, data: bytes) -> None:
         picture.has_extended_xmp = True
         picture.xmp = picture.xmp and _XMP_POINTER.sub(b"", picture.xmp)
     picture.notes += photoshop.lost(resources)
-    others = dict.fromkeys(kind for kind, _ in segments if kind not in _SEGMENTS)
+    others = dict.fromkeys(kind for kind, _ in segments if kind in _TOLD)
     picture.notes += [f"its segment {kind} is dropped" for kind in others]
-    if file.format == "JPEG" and (rest := len(data[_end_of_picture(data) :].strip(b"\0\xff"))):
-        picture.notes.append(f"{rest} bytes behind the picture, as of a film, are dropped")
+    rest = data[_end_of_picture(data) :].strip(b"\0\xff\r\n ") if file.format == "JPEG" else b""
+    if b"ftyp" in rest:
+        picture.notes.append("the film behind it is dropped")
+    elif len(rest) > _LARGE:
+        picture.notes.append(f"{len(rest)} bytes behind it, as of a gain map, are dropped")
 
 
 def options_of(picture: Picture, quality: int | None) -> dict[str, Any]:

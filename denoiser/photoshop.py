@@ -29,8 +29,9 @@ def iptc(data: bytes) -> bytes | None:
 
 def lost(data: bytes) -> list[str]:
     """Say what else is there that a person may miss, a line for all."""
-    found = dict.fromkeys(_TOLD[number] for number, _ in resources(data) if number in _TOLD)
-    return [f"its Photoshop {', '.join(found)} are dropped"] if found else []
+    present = (number for number, content in resources(data) if content.strip(b"\0"))
+    found = dict.fromkeys(_TOLD[number] for number in present if number in _TOLD)
+    return [f"dropped of Photoshop's: {', '.join(found)}"] if found else []
 
 
 def pack_iptc(content: bytes) -> bytes:

@@ -223,7 +223,7 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
             strength=_number(header, "strength", 1, most=1),
         )
         report = denoising.restore([""], [picture], model, progress)[0]
-        put_back(None)
+        report["warnings"] += put_back(None)
         return [pixels[kept]], report | _size(pixels[kept])
     inpainting = Inpainting(
         dilate_px=int(_number(header, "grow", 0, most=1000)),
@@ -233,29 +233,34 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
     hole = inpainting.fill(picture, request.mask / np.float32(255), model, progress)
     if not hole.any():
         raise ArgumentError("the mask is empty: nothing is to be filled")
-    put_back(hole)
+    report = facts(picture, model)
+    report["warnings"] += put_back(hole)
     changed = np.where(hole[kept] > 0, 255, 0).astype(np.uint8)
-    return [pixels[kept], changed], facts(picture, model) | _size(changed)
+    return [pixels[kept], changed], report | _size(changed)
 
 
-def _set_aside(header: dict[str, Any], colours: np.ndarray) -> Callable[[np.ndarray | None], None]:
+def _set_aside(
+    header: dict[str, Any], colours: np.ndarray
+) -> Callable[[np.ndarray | None], list[str]]:
     """Bound floating point (H, W, C) whose white is 1, so that its largest is not taken for white.
 
     Returns:
-        Puts back what was beyond, but for what a hole (H, W) covers.
+        Puts back what was beyond, but for what a hole (H, W) covers; returns a line that says so.
     """
     white = header.get("white", "auto")
     if white not in (1, "auto"):
         raise ArgumentError(f"white must be 1 or 'auto', not {white!r}")
     if white == "auto" or colours.dtype.kind != "f":
-        return lambda hole: None
+        return lambda hole: []
     beyond = np.abs(colours) > LARGEST_FLOAT
     before = colours[beyond]
     np.clip(colours, -LARGEST_FLOAT, LARGEST_FLOAT, out=colours, where=beyond)
 
-    def put_back(hole: np.ndarray | None) -> None:
+    def put_back(hole: np.ndarray | None) -> list[str]:
         place = beyond if hole is None else beyond & (hole == 0)[..., None]
         colours[place] = before[place[beyond]]
+        share = place.mean() if hole is None else 0.0  # what is filled is never beyond
+        return [f"{share:.1%} of the values exceed 4 and stay as they are"] if share else []
 
     return put_back
 

@@ -15,6 +15,8 @@ _XMP_KEY = "XML:com.adobe.xmp"
 _COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI"}
 _OTHER_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"pHYs", b"bKGD"}
 _OTHER_CHUNKS |= {b"sBIT", b"hIST", b"sPLT", b"tIME", b"acTL", b"fcTL", b"fdAT"}
+# hints for decoders, and places on a canvas, of macOS and ImageMagick
+_OTHER_CHUNKS |= {b"iDOT", b"CgBI", b"orNT", b"vpAg", b"caNv", b"oFFs", b"dSIG"}
 _TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 _RAW_PROFILE = b"Raw profile type "
 _LONGEST_TEXT = 2**20  # bytes, as Pillow reads it
@@ -31,7 +33,7 @@ def describe(picture: Picture, data: bytes) -> bytes | None:
     Returns:
         The EXIF block if one of the chunks holds it.
     """
-    block = None
+    block, others = None, []
     for kind, start, end in _chunks(data):
         body = data[start + 8 : end - 4]
         if kind in _COLOUR_CHUNKS:
@@ -49,7 +51,8 @@ def describe(picture: Picture, data: bytes) -> bytes | None:
             else:
                 picture.notes.append("a damaged text in it is dropped")
         elif kind not in _OTHER_CHUNKS:
-            picture.notes.append(f"its chunk {kind.decode('latin-1')} is dropped")
+            others.append(kind.decode("latin-1"))
+    picture.notes += [f"its chunk {kind} is dropped" for kind in dict.fromkeys(others)]
     return block
 
 
@@ -104,6 +107,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         length, kind = struct.unpack_from(">I4s", data, start)
         yield kind, start, start + 12 + length
         start += 12 + length
+        if kind == b"IEND":
+            return
 
 
 def _is_text(kind: bytes, body: bytes) -> bool:

@@ -55,6 +55,8 @@ def process(
         job.fit(load())
         show.outcome(told | {"state": "to do"}, "to do")
         return
+    if out is None and sys.stdout.isatty():
+        raise ArgumentError("OUT is - and standard output a terminal: send it to a file")
     watch = Stopwatch()
     picture = images.read(read_stdin() if source == "-" else Path(source))
     job.format_for(picture, out or sys.stdout.buffer)  # before any work is done
@@ -114,8 +116,6 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
     if target == "-":
         if sys.stdout is None:
             raise OutputError("standard output is closed")
-        if sys.stdout.isatty():
-            raise ArgumentError("OUT is - and standard output a terminal: send it to a file")
         return None
     out = Path(target)
     if target.endswith(("/", os.sep)) and not out.is_dir():

@@ -34,8 +34,11 @@ def decode(data: bytes) -> Picture:
         Exception: Whatever tifffile raises on damaged files.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        pages = [page for page in _all_pages(file) if not page.is_reduced] or [file.pages.first]
+        first = file.pages.first
+        pages = [page for page in _all_pages(file) if not page.is_reduced] or [first]
         page = pages[0]
+        chain = [found.offset for found in file.pages]
+        told = page.offset if page.offset in chain else None  # of a SubIFD the first page tells
         check_size(page.imagewidth, page.imagelength)
         kind = _kind(page)
         pixels, mode = _pixels(page, kind)
@@ -43,8 +46,8 @@ def decode(data: bytes) -> Picture:
             pixels,
             mode,
             "TIFF",
-            icc=_tag_bytes(page, _ICC),
-            xmp=_tag_bytes(page, exif.XMP),
+            icc=_tag_bytes(page, _ICC) or (_tag_bytes(first, _ICC) if told is None else None),
+            xmp=_tag_bytes(page if told else first, exif.XMP),
             dpi=_dpi(page),
             encoding={"compressed": page.compression.name != "NONE"},
         )
@@ -67,9 +70,9 @@ def decode(data: bytes) -> Picture:
         if not picture.icc and (colours := _other_colours(page)):
             picture.notes.append(f"the colours of its {' and '.join(colours)} are dropped")
     try:
-        picture.exif = exif.from_tiff(data)
-        resources = exif.value_of(data, exif.PHOTOSHOP_RESOURCES) or b""
-        picture.iptc = exif.value_of(data, exif.IPTC) or photoshop.iptc(resources)
+        picture.exif = exif.from_tiff(data, told)
+        resources = exif.value_of(data, exif.PHOTOSHOP_RESOURCES, told) or b""
+        picture.iptc = exif.value_of(data, exif.IPTC, told) or photoshop.iptc(resources)
         picture.notes += photoshop.lost(resources)
     except ValueError:
         picture.notes.append("its EXIF is damaged: dropped")
@@ -120,13 +123,20 @@ def _slices(file: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
     """Count what ImageJ and tifffile put into one page behind each other."""
     with contextlib.suppress(Exception):  # of a description that is none
         if file.is_imagej or file.is_shaped:
-            return int(file.series[0].size // max(1, page.size))
+            count = int(file.series[0].size // max(1, page.size))
+            end = page.dataoffsets[0] + count * page.nbytes
+            return count if end <= file.filehandle.size else 1  # else it tells of another file
     return 1
 
 
 def _other_colours(page: tifffile.TiffPage) -> list[str]:
     """Name the tags by which colours are not those of sRGB."""
-    found = ["TransferFunction"] if _TRANSFER in page.tags else []
+    found = []
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        curves = np.array(page.tags[_TRANSFER].value, float).reshape(-1, 2**page.bitspersample)
+        levels = np.linspace(0, 1, curves.shape[1])
+        if not np.allclose(curves / 65535, levels**2.2, atol=0.02):  # sRGB is as near
+            found.append("TransferFunction")
     for code, (name, srgb) in _CHROMATICITIES.items():
         with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
             values = np.array(page.tags[code].value, float).reshape(-1, 2)
@@ -198,10 +208,11 @@ def _is_premultiplied(page: tifffile.TiffPage, kind: Mode | str) -> bool:
 def _divide_by_alpha(pixels: np.ndarray) -> None:
     """Undo premultiplication in place."""
     alpha = pixels[..., -1:] / np.float32(white_of(pixels[..., -1:]))
-    colour = pixels[..., :-1] / np.maximum(alpha, 1e-6)
     if pixels.dtype.kind == "u":
-        colour = np.rint(np.clip(colour, 0, white_of(pixels)))
-    pixels[..., :-1] = colour
+        colour = pixels[..., :-1] / np.maximum(alpha, 1e-6)
+        pixels[..., :-1] = np.rint(np.clip(colour, 0, white_of(pixels)))
+    else:  # where nothing is seen, what is left of rounding would become the brightest of all
+        np.divide(pixels[..., :-1], alpha, out=pixels[..., :-1], where=alpha > 1e-3)
 
 
 def _tag_bytes(page: tifffile.TiffPage, code: int) -> bytes | None:

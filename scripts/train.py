@@ -115,10 +115,12 @@ def main(
         if first:
             say(line)
 
+    if resume and not checkpoint.exists():
+        raise InputError(f"no checkpoint to go on from: {checkpoint}")
     if first:
-        check_writable(out)
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file: --out is a folder")
+        check_writable(out)
         out.mkdir(parents=True, exist_ok=True)
         alone = locked(out / ".lock", f"another training writes into {out}")
         click.get_current_context().with_resource(alone)

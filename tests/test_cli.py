@@ -1,4 +1,3 @@
-import functools
 import json
 import os
 import pty
@@ -242,7 +241,7 @@ def test_unwritable_targets_get_code_5(run_denoise, noisy, tmp_path):
     (tmp_path / "loop.png").symlink_to("loop.png")
     before = sorted(tmp_path.rglob("*"))
     result = run_denoise(noisy, tmp_path / "loop.png")
-    assert_fails(result, 5, "a link that leads nowhere", tmp_path, before)
+    assert_fails(result, 5, "symbolic links", tmp_path, before)
     assert_fails(run_denoise(noisy, Path("/proc/o.png")), 5, "/proc/o.png", tmp_path, before)
 
 
@@ -295,10 +294,13 @@ def test_verbose_adds_the_traceback(run_denoise, tmp_path):
 def start_on_terminal(source, target, *arguments):
     """Start `denoise` with a terminal as stderr; returns the process and a reader of the screen."""
     parent, child = pty.openpty()
-    # a test run in the background ignores SIGINT, and its children would inherit that
-    restore_sigint = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+
+    def heed() -> None:  # what a test run in the background ignores, which children inherit
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     process = subprocess.Popen(
-        [*DENOISE, source, target, *arguments], stderr=child, preexec_fn=restore_sigint
+        [*DENOISE, source, target, *arguments], stderr=child, preexec_fn=heed
     )
     os.close(child)
 

@@ -494,13 +494,14 @@ def test_of_a_tiff_the_first_page_that_is_no_thumbnail_is_read(tmp_path, thumbna
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         if thumbnail != "none":
             below = int(thumbnail == "with a SubIFD")
-            file.write(small, subfiletype=1, subifds=below, **kind)
-            file.write(whole, **kind)
+            file.write(small, subfiletype=1, subifds=below, description="small", **kind)
+            file.write(whole, description=None if below else "Grandmother", **kind)
         else:  # and another picture in a SubIFD
             file.write(whole, subifds=1, **kind)
             file.write(whole[::-1], **kind)
     picture = read(tmp_path / "a.tif")
     np.testing.assert_array_equal(picture.pixels, whole)
+    assert thumbnail != "first" or exif.value_of(picture.exif, 270) == b"Grandmother\0"
     assert picture.notes == (
         ["only the first of 2 pages is restored"] if thumbnail == "none" else []
     )
@@ -512,13 +513,17 @@ def test_slices_that_imagej_puts_into_one_page_are_missed(tmp_path):
     with tifffile.TiffWriter(tmp_path / "b.tif") as file:
         file.write(stack, contiguous=True, truncate=True, photometric="minisblack")
     for name in ("a.tif", "b.tif"):
-        assert "only the first of 4 pages is restored" in read(tmp_path / name).notes
+        picture = read(tmp_path / name)
+        assert "only the first of 4 pages is restored" in picture.notes
+        found, _ = through_file(picture, TIFF, tmp_path / "tif")  # whose description tells of four
+        assert not found.notes
 
 
 def test_what_no_other_note_tells_of_is_missed(tmp_path):
     """Each with what is told; a plain file of the kind says nothing."""
     plain = {format.name: _encoded(format) for format in (PNG, JPEG, AVIF)}
     film = plain["JPEG"] + bytes(2) + b"\0\0\0\x18ftypmp42" + bytes(range(1, 99))
+    map = plain["JPEG"] + _encoded(JPEG) + bytes(range(256)) * 20
     manifest = plain["JPEG"][:2] + b"\xff\xeb\0\x06JUMB" + plain["JPEG"][2:]
     private = b"\0\0\0\x03prVt123" + struct.pack(">I", zlib.crc32(b"prVt123"))
     paths = b"8BIM" + struct.pack(">HHI", 2000, 0, 4) + b"path"
@@ -527,15 +532,32 @@ def test_what_no_other_note_tells_of_is_missed(tmp_path):
     place = plain["AVIF"].index(b"colrnclx") + 8
     wide = plain["AVIF"][:place] + b"\0\x09\0\x10" + plain["AVIF"][place + 4 :]
     for data, words in {
-        film: "behind the picture, as of a film, are dropped",
+        film: "the film behind it is dropped",
+        map: "bytes behind it, as of a gain map, are dropped",
         manifest: "its segment APP11 is dropped",
-        plain["JPEG"][:2] + clipped + plain["JPEG"][2:]: "its Photoshop paths are dropped",
+        plain["JPEG"][:2] + clipped + plain["JPEG"][2:]: "dropped of Photoshop's: paths",
         plain["PNG"][:33] + private + plain["PNG"][33:]: "its chunk prVt is dropped",
         wide: "its colours (primaries 9, transfer 16 of H.273) are taken for those of sRGB",
     }.items():
         (note,) = read(data).notes
         assert words in note
     assert [read(data).notes for data in plain.values()] == [[], [], []]
+
+
+def test_what_cameras_and_programs_note_for_themselves_is_not_missed():
+    jpeg, png = _encoded(JPEG), _encoded(PNG)
+    flag = b"8BIM" + struct.pack(">HHI", 0x040A, 0, 1) + b"\0\0"
+    segment = b"Photoshop 3.0\0" + flag
+    hint = b"\0\0\0\x04iDOT1234" + struct.pack(">I", zlib.crc32(b"iDOT1234"))
+    for data in (
+        jpeg + b"\n",
+        jpeg + b"SEFH" + bytes(40) + b"SEFT",
+        jpeg[:2] + b"\xff\xec\0\x07Ducky" + jpeg[2:],
+        jpeg[:2] + b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:],
+        png[:33] + hint + png[33:],
+        png + bytes(100_000),
+    ):
+        assert read(data).notes == []
 
 
 def test_heic_of_phones_keeps_what_it_holds(tmp_path, srgb):
@@ -789,6 +811,11 @@ def test_premultiplied_alpha_is_divided_out(tmp_path):
     picture = read(path)
     assert picture.pixels[0, 0].tolist() == [199, 100, 50, 128]
     assert picture.notes == ["its premultiplied alpha becomes straight alpha"]
+    light = np.full((4, 4, 4), (0.25, 0.25, 0.25, 0.5), np.float32)
+    light[0, 0] = (1e-4, 0, 0.3, 0)  # glows, and what rounding leaves
+    tifffile.imwrite(path, light, photometric="rgb", extrasamples=["assocalpha"])
+    picture = read(path)
+    assert picture.white == 1 and picture.pixels[1, 1].tolist() == [0.5, 0.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("bits", [16, 64])

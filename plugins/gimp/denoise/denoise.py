@@ -234,6 +234,7 @@ def denoise(image, drawable, config, engine):
     state = state_of(picture, area)
     engine.send(*denoise_request(config, picture, area))
     report = engine.answer(Gimp.progress_update)
+    seen = drawable.get_visible()
     target = drawable if in_place else drawable.copy()
     try:  # nothing of the image changes before the last pixel is here
         picture.write(engine, target.get_shadow_buffer(), area)
@@ -249,6 +250,9 @@ def denoise(image, drawable, config, engine):
     except Exception:
         if not in_place and target.get_image() is None:
             target.delete()
+        elif not in_place:
+            image.remove_layer(target)
+            drawable.set_visible(seen)
         raise
     return report
 
@@ -375,8 +379,8 @@ def put_on_new_layer(image, picture, area, pixels, changed):
     insert(layer, above=drawable)
 
 
-def check(drawable, image, in_place):
-    """Refuse what cannot be written to, or have a layer above; before the work and after it."""
+def check(drawable, image, in_place=None):
+    """Refuse what cannot be written to or, not in place, get a layer above; None: not yet known."""
     if not drawable.is_valid() or drawable.get_image() != image:
         raise Problem(_("the layer is gone"))
     if not drawable.is_layer():
@@ -385,7 +389,7 @@ def check(drawable, image, in_place):
         raise Problem(_("a layer group is chosen: choose a layer in it, or merge it first"))
     if drawable.is_indexed():
         raise Problem(_("the picture is indexed: choose Image > Mode > RGB first"))
-    if not in_place and drawable.is_floating_sel():
+    if in_place is False and drawable.is_floating_sel():
         raise Problem(_("a floating selection is chosen: anchor it, or make a layer of it first"))
     item = drawable if in_place else drawable.get_parent()
     while item:
@@ -412,7 +416,7 @@ class Preview:
         """Follow a GimpUi.DrawablePreview; a Gtk.Label says why nothing is seen."""
         self._widget, self._label, self._config, self._request = widget, label, config, request
         self._picture, self._number = Picture(drawable, "u8"), 0
-        self._engine, self._asked = Engine(), None
+        self._engine, self._asked, self._lost = Engine(), None, ""
         self._requests = queue.SimpleQueue()
         widget.connect("invalidated", self._ask)
         config.connect("notify", lambda *_: widget.invalidate())
@@ -430,6 +434,9 @@ class Preview:
         width, height = min(width, drawable.get_width() - x), min(height, drawable.get_height() - y)
         self._number += 1
         self._asked = self._place()
+        if self._lost:
+            self._say(self._number, self._lost)
+            return
         try:
             area = Gegl.Rectangle.new(x, y, width, height)
             header, bands = self._request(self._config, self._picture, area)
@@ -470,7 +477,8 @@ class Preview:
                     self._engine.read(pixels)
                 GLib.idle_add(self._draw, answer["id"], data, stride)
         except Problem as problem:
-            GLib.idle_add(self._say, self._number, str(problem))
+            self._lost = str(problem)
+            GLib.idle_add(self._say, self._number, self._lost)
         finally:
             self._engine.close()  # who sends to it would wait for ever
 
@@ -525,14 +533,14 @@ def run(procedure, mode, image, drawables, config, data):
             raise Problem(_("choose one layer"))
         drawable = drawables[0]
 
-        def look(in_place):
+        def look(in_place=None):
             check(drawable, image, in_place)
             if work is inpaint and Gimp.Selection.is_empty(image):
                 raise Problem(_("select what is to be filled first"))
             selected(drawable)
 
         if mode == Gimp.RunMode.INTERACTIVE:
-            look(in_place=False)  # which locks do not hinder
+            look()
             if not ask(procedure, config, drawable, names, request):
                 return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, GLib.Error())
         look(config.get_property("output") == "in-place")
