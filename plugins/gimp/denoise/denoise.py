@@ -416,7 +416,7 @@ class Preview:
         """Follow a GimpUi.DrawablePreview; a Gtk.Label says why nothing is seen."""
         self._widget, self._label, self._config, self._request = widget, label, config, request
         self._picture, self._number = Picture(drawable, "u8"), 0
-        self._engine, self._asked, self._lost = Engine(), None, ""
+        self._engine, self._asked, self._lost, self._closed = Engine(), None, "", False
         self._requests = queue.SimpleQueue()
         widget.connect("invalidated", self._ask)
         config.connect("notify", lambda *_: widget.invalidate())
@@ -425,6 +425,7 @@ class Preview:
 
     def close(self):
         """Stop."""
+        self._closed = True
         self._engine.close()
 
     def _ask(self, widget):
@@ -484,14 +485,15 @@ class Preview:
 
     def _say(self, number, words):
         """Show the picture as it is, and why."""
-        if number == self._number:
+        if number == self._number and not self._closed:
             self._label.set_text(words)
             self._widget.draw()
         return GLib.SOURCE_REMOVE
 
     def _draw(self, number, pixels, stride):
         wanted = number == self._number and self._config.get_property("preview")
-        if wanted and self._place() == self._asked:  # else another is on its way
+        # else another is on its way, or the dialog is gone
+        if wanted and not self._closed and self._place() == self._asked:
             self._label.set_text("")
             self._widget.draw_buffer(pixels, stride)
         return GLib.SOURCE_REMOVE
