@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SHIPPED
+from PIL import Image
 
 from denoiser import cli, denoiser_cli, inpaint_cli
 
@@ -50,11 +51,13 @@ def test_commands_of_docs_have_such_options(page):
         assert not context.args
 
 
-def test_the_python_of_the_readme_runs():
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     (code,) = blocks(SHIPPED / "README.md", "python")
-    image = np.full((48, 64, 3), 128, np.uint8)
-    hole = np.zeros((48, 64), bool)
-    hole[20:25, 20:30] = True
-    names = {"image": image, "hole": hole}
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 48), "grey").save("in.png")
+    mask = Image.new("L", (64, 48))
+    mask.paste(255, (20, 20, 30, 25))
+    mask.save("mask.png")
+    names: dict[str, np.ndarray] = {}
     exec(code, names)
-    assert names["restored"].shape == names["filled"].shape == image.shape
+    assert names["restored"].shape == names["filled"].shape == (48, 64, 3)
