@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from denoiser import exif, jpeg, png
-from denoiser.errors import IN_FOLDER, InputError
-from denoiser.picture import FORMATS, Format, Mode, Picture, check_size
+from denoiser.errors import InputError
+from denoiser.picture import FORMATS, HEIF_FIX, Format, Mode, Picture, check_size
 
 logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)  # one line on stderr is ours
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_UNSPECIFIED = (2, 2)  # codes of H.273: primaries and transfer
 _OTHER_COLOURS = "its colours (primaries {}, transfer {} of H.273) are taken for those of sRGB"
 _XMP_SIDES = {b"PixelXDimension": b"PixelYDimension", b"ImageWidth": b"ImageLength"}
 _XMP_SIDES |= {other: side for side, other in _XMP_SIDES.items()}
@@ -86,7 +87,7 @@ def _load_heif() -> None:
     try:
         import pillow_heif
     except ImportError:
-        raise InputError(f"HEIC needs more: {IN_FOLDER} pip install '.[heif]'") from None
+        raise InputError(f"HEIC needs more: {HEIF_FIX}") from None
     pillow_heif.register_heif_opener()
 
 
@@ -96,6 +97,7 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
     name = "JPEG" if file.format == "MPO" else str(file.format)
     picture = Picture(np.empty((0, 0, 0), np.uint8), "L", name, icc=info.get("icc_profile") or None)
     block, picture.xmp = info.get("exif") or b"", _to_bytes(info.get("xmp"))
+    codes = _UNSPECIFIED
     if name == "JPEG":
         jpeg.describe(picture, file, data)
     elif name == "WEBP":
@@ -105,8 +107,7 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
     elif name == "AVIF":
         if _avif_is_deep(data):
             picture.notes.append("AVIF of more than 8 bits per channel is read as 8 bits")
-        if not picture.icc and not _is_srgb(*(codes := _nclx(data))):
-            picture.notes.append(_OTHER_COLOURS.format(*codes))
+        codes = _nclx(data)
     elif name == "HEIF":
         if info["bit_depth"] > 8:
             picture.notes.append("HEIF of more than 8 bits per channel is read as 8 bits")
@@ -114,8 +115,8 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
             picture.notes.append("its HDR gain map, depth map or the like is dropped")
         nclx = info.get("nclx_profile") or {}
         codes = (nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2))
-        if not picture.icc and not _is_srgb(*codes):
-            picture.notes.append(_OTHER_COLOURS.format(*codes))
+    if not picture.icc and not _is_srgb(*codes):
+        picture.notes.append(_OTHER_COLOURS.format(*codes))
     while block.startswith(b"Exif\0\0"):
         block = block[6:]
     if block:
@@ -185,7 +186,7 @@ def _nclx(data: bytes) -> tuple[int, int]:
     """Find an AVIF's codes of primaries and transfer (ISO 14496-12, 12.1.5; ITU-T H.273)."""
     place = data.find(b"colrnclx")
     if place < 0 or len(data) < place + 12:
-        return 2, 2  # unspecified
+        return _UNSPECIFIED
     primaries, transfer = struct.unpack_from(">HH", data, place + 8)
     return primaries, transfer
 

@@ -89,7 +89,7 @@ def has_tag(block: bytes, tag: int) -> bool:
     return tag in _places(block)
 
 
-def from_tiff(data: bytes, offset: int | None = None) -> bytes | None:
+def from_tiff(data: bytes, offset: int) -> bytes | None:
     """Gather what a directory of a TIFF file says about its picture into an EXIF block, if it does.
 
     Raises:

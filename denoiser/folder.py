@@ -13,11 +13,11 @@ from denoiser import watch
 from denoiser.batch import Batch, Result
 from denoiser.console import FolderView, Show, say
 from denoiser.engine import Model
-from denoiser.errors import IN_FOLDER, ArgumentError, InputError, OutputError, PartialError
+from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
 from denoiser.files import check_file, check_writable, lie_within_each_other, write_text
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
-from denoiser.picture import HEIF
+from denoiser.picture import HEIF, HEIF_FIX
 from denoiser.plan import Item, Options, Plan, check_apart, make_plan, part_clashes
 from denoiser.sheet import Sheet
 
@@ -196,7 +196,7 @@ def left_out(plan: Plan, show: Show) -> list[str]:
         lines.append(
             f"files of kinds that are not read: {len(plan.others)}"
             f" ({', '.join(kinds[:MOST_KINDS])}{more})"
-            + (f"; HEIC needs {IN_FOLDER} pip install '.[heif]'" if heif else "")
+            + (f"; HEIC needs {HEIF_FIX}" if heif else "")
         )
     if plan.folders:
         lines.append(f"folders that were not looked into: {plan.folders} (give --recursive)")

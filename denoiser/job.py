@@ -300,8 +300,7 @@ class Inpainting(Job):
         hole = masks.hole_of(mask, invert=self.invert, soft=self.soft, dilate_px=self.dilate_px)
         before = picture.pixels.copy() if picture.mode == "CMYK" else None
         hidden = picture.pixels[..., -1] <= 0 if picture.mode.endswith("A") else None
-        goes = restore.shares(progress, 2 if picture.mode == "CMYK" else 1)
-        for part, told in zip(restore.lights(picture.pixels, picture.mode), goes, strict=True):
+        for part, told in restore.lights(picture.pixels, picture.mode, progress):
             filling.inpaint(
                 part,
                 hole,

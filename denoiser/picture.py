@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageCms
 
-from denoiser.errors import InputError
+from denoiser.errors import IN_FOLDER, InputError
 
 Mode = Literal["L", "LA", "RGB", "RGBA", "CMYK"]
 
@@ -64,6 +64,7 @@ HEIF = Format(
     longest_side=16_384,
 )
 """With the extra `heif` only."""
+HEIF_FIX = f"{IN_FOLDER} pip install '.[heif]'"
 FORMATS: tuple[Format, ...] = (
     Format("PNG", (".png",), ("uint8", "uint16"), metadata=("icc", "exif", "xmp", "dpi", "texts")),
     Format(

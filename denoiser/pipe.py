@@ -211,9 +211,7 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
     model = load_model(
         _text(header, "model"), task=header["task"], device=_text(header, "device") or "auto"
     )
-    kept, grow = _kept(header, pixels.shape), header.get("grow", 0)
-    if type(grow) is not int:
-        raise ArgumentError(f"grow must be a whole number, not {grow!r}")
+    kept = _kept(header, pixels.shape)
     colours = pixels[..., :-1] if picture.mode.endswith("A") else pixels
     put_back = _set_aside(header, colours)
     if request.mask is None:
@@ -226,7 +224,7 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
         report["warnings"] += put_back(None)
         return [pixels[kept]], report | _size(pixels[kept])
     inpainting = Inpainting(
-        dilate_px=int(_number(header, "grow", 0, most=1000)),
+        dilate_px=int(_number(header, "grow", 0, most=1000, whole=True)),
         feather_px=_number(header, "feather", 0, most=1000),
         grain_share=_number(header, "grain", 1, most=1),
     )
@@ -269,10 +267,13 @@ def _size(pixels: np.ndarray) -> dict[str, int]:
     return {"width": pixels.shape[1], "height": pixels.shape[0]}
 
 
-def _number(header: dict[str, Any], key: str, default: float, most: float) -> float:
+def _number(
+    header: dict[str, Any], key: str, default: float, most: float, whole: bool = False
+) -> float:
     value = header.get(key, default)
-    if type(value) not in (int, float) or not 0 <= value <= most:
-        raise ArgumentError(f"{key} must be a number from 0 to {most}, not {value!r}")
+    if type(value) not in ((int,) if whole else (int, float)) or not 0 <= value <= most:
+        kind = "whole number" if whole else "number"
+        raise ArgumentError(f"{key} must be a {kind} from 0 to {most}, not {value!r}")
     return float(value)
 
 

@@ -185,8 +185,7 @@ def denoise_channels(
     """
     stack = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
     levels = []
-    goes = shares(progress, 2 if mode == "CMYK" else 1)
-    for part, told in zip(lights(stack, mode), goes, strict=True):
+    for part, told in lights(stack, mode, progress):
         _check(part[0], sigma, strength, None)
         found = _denoise_stack(
             part,
@@ -204,25 +203,30 @@ def denoise_channels(
     return levels[0]
 
 
-def lights(stack: np.ndarray, mode: str) -> Iterator[np.ndarray]:
+def lights(
+    stack: np.ndarray, mode: str, progress: Progress | None
+) -> Iterator[tuple[np.ndarray, Progress | None]]:
     """Give what may be restored of pixels that may have alpha, or be ink.
 
     Args:
         stack: (..., C), written through what is given.
         mode: "L", "LA", "RGB", "RGBA" or "CMYK".
+        progress: Shared out among them.
 
     Yields:
-        Views (..., 1) or (..., 3) of grey or colour. Of ink, while it is held, the light that it
-        leaves: cyan, magenta and yellow together as colour, then black as grey.
+        Views (..., 1) or (..., 3) of grey or colour, each with its share of the callback. Of ink,
+        while it is held, the light that it leaves: cyan, magenta and yellow together as colour,
+        then black as grey.
     """
     colour = stack[..., :3] if mode in ("RGB", "RGBA", "CMYK") else stack[..., :1]
     if mode != "CMYK":
-        yield colour
+        yield colour, progress
         return
     full = stack.dtype.type(np.iinfo(stack.dtype).max if stack.dtype.kind == "u" else 1)
-    for part in (colour, stack[..., 3:]):
+    parts = (colour, stack[..., 3:])
+    for part, told in zip(parts, shares(progress, len(parts)), strict=True):
         np.subtract(full, part, out=part)
-        yield part
+        yield part, told
         np.subtract(full, part, out=part)
 
 

@@ -37,8 +37,8 @@ def decode(data: bytes) -> Picture:
         first = file.pages.first
         pages = [page for page in _all_pages(file) if not page.is_reduced] or [first]
         page = pages[0]
-        chain = [found.offset for found in file.pages]
-        told = page.offset if page.offset in chain else None  # of a SubIFD the first page tells
+        # of a SubIFD the first page tells
+        teller = page if page.offset in [found.offset for found in file.pages] else first
         check_size(page.imagewidth, page.imagelength)
         kind = _kind(page)
         pixels, mode = _pixels(page, kind)
@@ -46,8 +46,8 @@ def decode(data: bytes) -> Picture:
             pixels,
             mode,
             "TIFF",
-            icc=_tag_bytes(page, _ICC) or (_tag_bytes(first, _ICC) if told is None else None),
-            xmp=_tag_bytes(page if told else first, exif.XMP),
+            icc=_tag_bytes(page, _ICC) or _tag_bytes(teller, _ICC),
+            xmp=_tag_bytes(teller, exif.XMP),
             dpi=_dpi(page),
             encoding={"compressed": page.compression.name != "NONE"},
         )
@@ -70,9 +70,9 @@ def decode(data: bytes) -> Picture:
         if not picture.icc and (colours := _other_colours(page)):
             picture.notes.append(f"the colours of its {' and '.join(colours)} are dropped")
     try:
-        picture.exif = exif.from_tiff(data, told)
-        resources = exif.value_of(data, exif.PHOTOSHOP_RESOURCES, told) or b""
-        picture.iptc = exif.value_of(data, exif.IPTC, told) or photoshop.iptc(resources)
+        picture.exif = exif.from_tiff(data, teller.offset)
+        resources = exif.value_of(data, exif.PHOTOSHOP_RESOURCES, teller.offset) or b""
+        picture.iptc = exif.value_of(data, exif.IPTC, teller.offset) or photoshop.iptc(resources)
         picture.notes += photoshop.lost(resources)
     except ValueError:
         picture.notes.append("its EXIF is damaged: dropped")

@@ -49,7 +49,13 @@ def ssim(restored: np.ndarray, clean: np.ndarray, where: np.ndarray | None = Non
 
     Of the whole picture without its borders or, borders included, of the pixels in `where`, (H, W)
     bool.
+
+    Raises:
+        InputError: The picture is smaller than the window.
     """
+    if min(clean.shape[:2]) < SSIM_PX:
+        height, width = clean.shape[:2]
+        raise InputError(f"a picture of {width}x{height} is smaller than SSIM's window")
     mean, similar = structural_similarity(
         restored,
         clean,
@@ -66,15 +72,9 @@ def ssim(restored: np.ndarray, clean: np.ndarray, where: np.ndarray | None = Non
 def gaussian_cases(folder: Path, level: int, limit: int | None) -> Iterator[Case]:
     """Add noise of level 0-255 to every picture of a folder, the same at every call."""
     for index, path in enumerate(picture_paths(folder)[:limit]):
-        clean = _large_enough(as_rgb8(read(path)), path)
+        clean = as_rgb8(read(path))
         noise = np.random.default_rng((level, index)).normal(0, level / 255, clean.shape)
         yield Case(path.stem, clean, (clean / 255 + noise).astype(np.float32), level / 255)
-
-
-def _large_enough(image: np.ndarray, path: Path) -> np.ndarray:
-    if min(image.shape[:2]) < SSIM_PX:
-        raise InputError(f"{path} is smaller than {SSIM_PX} x {SSIM_PX}, SSIM's window")
-    return image
 
 
 def pair_cases(folder: Path, level: int | None, limit: int | None) -> Iterator[Case]:
