@@ -284,6 +284,17 @@ def test_weights_without_levels_of_the_estimator_may_begin_a_run_with_them(crops
             torch.testing.assert_close(after, before)
 
 
+def test_weights_of_fewer_blocks_may_begin_a_run_with_more():
+    network = dataclasses.replace(TINY.network, blocks=3)
+    trainer = Trainer(dataclasses.replace(TINY, network=network), CPU, "fp32")
+    old, image = ConvAutoencoder(TINY.network), torch.rand(2, 3, 32, 32)
+    for value in old.state_dict().values():  # as training leaves no block the identity
+        value.add_(0.05 * torch.randn(value.shape))
+    trainer.start_from(TINY, old.state_dict())
+    with torch.no_grad():  # those that are new change nothing before they have learned something
+        torch.testing.assert_close(trainer.model(image, image[:, :1]), old(image, image[:, :1]))
+
+
 @pytest.mark.parametrize("part", ["estimator", "restorer"])
 def test_one_part_may_learn_alone(crops, part):
     training = dataclasses.replace(TINY.training, learns=part, muon_rate=1e-3)

@@ -17,7 +17,7 @@ from denoiser.errors import InputError, RecipeError, TrainingError
 from denoiser.files import sweep, whole_file
 from denoiser.signals import uninterrupted
 from denoiser.training import neighbor2neighbor
-from denoiser.training.autoencoder import ConvAutoencoder, split
+from denoiser.training.autoencoder import ConvAutoencoder, ResidualBlock, split
 from denoiser.training.corruption import corrupt, power
 from denoiser.training.dataset import Crops
 from denoiser.training.holes import GUESS, cut_out, draw_holes, first_guess
@@ -116,8 +116,8 @@ class Trainer:
     def start_from(self, recipe: Recipe, weights: Mapping[str, Tensor]) -> None:
         """Start from trained weights, with a fresh optimiser and schedule.
 
-        An estimator or levels of it that they lack start untrained, and so do, where they were
-        trained for another task, the tail and what the head makes of the noise map or hole.
+        Blocks, an estimator or levels of it that they lack start untrained, and so do, where they
+        were trained for another task, the tail and what the head makes of the noise map or hole.
 
         Args:
             recipe: What the weights were trained by.
@@ -127,11 +127,16 @@ class Trainer:
             RecipeError: The weights belong to another network.
         """
         own, taken = self.model.state_dict(), dict(weights)
-        may_lack: tuple[str, ...] = ("estimator.layers.", "estimator.context.")
+        may_lack = ["estimator.layers.", "estimator.context."] + [
+            f"{name}."
+            for name, module in self.model.named_modules()
+            if isinstance(module, ResidualBlock) and not name.startswith("estimator.")
+        ]
         try:
             if recipe.network.task != self.recipe.network.task:
-                may_lack += ("tail.",)
-                taken = {name: taken[name] for name in taken if not name.startswith(may_lack)}
+                may_lack.append("tail.")
+                other = ("estimator.", "tail.")
+                taken = {name: taken[name] for name in taken if not name.startswith(other)}
                 heads = (taken["head.weight"], own["head.weight"])
                 inputs = 3 * self.model.factor**2  # of the image; those of the guide come after it
                 taken["head.weight"] = torch.cat([heads[0][:, :inputs], heads[1][:, inputs:]], 1)
