@@ -91,7 +91,7 @@ def find(name: str | None = None, *, gpu: bool = False, task: str = "denoise") -
             raise ModelError(f"no such model file: {path}")
         return path
     known = cards()
-    card = _choose(name, known) if name is not None else default(known, gpu=gpu, task=task)
+    card = choose(name, known) if name is not None else default(known, gpu=gpu, task=task)
     if not card.path.is_file() or sha256_of(card.path) != card.sha256:
         raise ModelError(f"{card.path} is missing or damaged: reinstall denoiser")
     return card.path
@@ -138,7 +138,12 @@ def default(known: Sequence[Card], *, gpu: bool = False, task: str = "denoise") 
     raise ModelError("no released models: reinstall denoiser")
 
 
-def _choose(name: str, known: Sequence[Card]) -> Card:
+def choose(name: str, known: Sequence[Card]) -> Card:
+    """Choose a released model by its name or size.
+
+    Raises:
+        ModelError: There is none of that name.
+    """
     card = next((card for card in known if card.name == name), None)
     card = card or (_newest(name, known) if name in (*SIZES, INPAINT, DEFECTS) else None)
     if card is None:

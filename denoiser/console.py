@@ -258,8 +258,10 @@ class FolderView:
                 self.tell(failure)
         elif result.state == "done":
             self.megapixels += report["width"] * report["height"] / 1e6
-            self.provider, self.fallback = report["provider"], report["gpu_not_used"]
-            words = report_lines(names | report, self.show.verbose)
+            why_not = report["gpu_not_used"]
+            news = {} if why_not != self.fallback else {"gpu_not_used": None}  # told once
+            words = report_lines(names | report | news, self.show.verbose)
+            self.provider, self.fallback = report["provider"], why_not
             if self._bar is not None and not self.show.verbose:
                 words = [line for line in words if line.startswith("warning: ")]
         elif self.show.verbose:

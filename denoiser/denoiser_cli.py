@@ -8,7 +8,7 @@ import click
 from denoiser import __version__
 from denoiser.console import put
 from denoiser.errors import DeviceError, InputError, OutputError
-from denoiser.options import device_options, with_options
+from denoiser.options import Number, device_options, with_options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,8 +18,9 @@ def denoiser() -> None:
 
 
 @denoiser.command()
-def models() -> None:
-    """List the released models with their cards."""
+@click.argument("names", nargs=-1)
+def models(names: tuple[str, ...]) -> None:
+    """List the released models; with NAMES, or "all", show cards: data, licence, scores."""
     from denoiser import catalog
 
     known = catalog.cards()
@@ -29,9 +30,10 @@ def models() -> None:
         catalog.default(known, task="inpaint").name: " (default of inpaint)",
         catalog.default(known, task="detect").name: " (default of inpaint --detect)",
     }
-    for card in known:
+    wanted = known if "all" in names else [catalog.choose(name, known) for name in names]
+    for card in wanted or known:
         put(f"{card.name}{defaults.get(card.name, '')}: {card.summary}")
-        for key, value in card.details.items():
+        for key, value in card.details.items() if wanted else ():
             if key not in ("name", "summary"):
                 put(f"  {key}: {_flat(value)}")
 
@@ -95,6 +97,52 @@ def doctor(
             put(f"{name}: does not work: {error}")
             if require_gpu:
                 raise
+
+
+@denoiser.command()
+@with_options(device_options)
+@click.option(
+    "-m",
+    "--model",
+    "names",
+    multiple=True,
+    help="Model to time, as in denoise; may be given several times.  [default: fast, balanced,"
+    " best]",
+)
+@click.option(
+    "--megapixels",
+    type=Number(0.01, 100),
+    default=4,
+    show_default=True,
+    help="Size of the picture.",
+)
+def bench(
+    device: str,
+    require_gpu: bool,
+    precision: Literal["auto", "fp32", "fp16"],
+    threads: int,
+    names: tuple[str, ...],
+    megapixels: float,
+) -> None:
+    """Time denoising on this machine, without reading or writing files."""
+    import numpy as np
+
+    from denoiser import catalog, restore
+
+    side = round((megapixels * 1e6) ** 0.5)
+    image = np.random.default_rng(0).integers(96, 160, (side, side, 3), np.uint8)
+    for name in names or reversed(catalog.SIZES):
+        model = catalog.load(
+            name, device=device, require_gpu=require_gpu, precision=precision, threads=threads
+        )
+        restore.denoise(image[:512, :512], model)  # opens what is opened late
+        started = time.perf_counter()
+        restore.denoise(image, model)
+        speed = side**2 / 1e6 / (time.perf_counter() - started)
+        put(
+            f"{model.contract.name}: {speed:.2f} megapixels/s, 24 megapixels in {24 / speed:.0f} s,"
+            f" {model.provider} {model.precision}"
+        )
 
 
 @denoiser.command()

@@ -85,6 +85,13 @@ def test_one_bad_file_is_named_and_the_rest_are_done(denoise_folder, folder, tmp
     assert outputs(folder) == before
 
 
+def test_why_no_gpu_is_used_is_said_once_and_in_the_summary(denoise_folder, monkeypatch):
+    monkeypatch.setattr("denoiser.engine.gpu_problem", lambda: "no NVIDIA driver")
+    lines = denoise_folder().err.splitlines()
+    told = [line for line in lines if "GPU not used: no NVIDIA driver" in line]
+    assert len(told) == 2 and "a.jpg" in told[0] and "2 done" in told[1]
+
+
 def test_a_second_run_does_only_what_is_left(denoise_folder, folder, tmp_path, rng):
     assert states(denoise_folder("--json")) == {"a.jpg": "done", "sub/b.png": "done",
                                                 "bad.png": "failed"}  # fmt: skip

@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -421,11 +422,26 @@ def test_denoiser_alone_shows_its_commands(run_denoise):
     assert run_denoise("doctor", "--device", "abacus", command="denoiser").code == 1
 
 
-def test_models_lists_cards(run_denoise):
+def test_models_are_listed_and_their_cards_shown(run_denoise):
     result = run_denoise("models", command="denoiser")
-    assert result.code == 0
-    assert "denoise-balanced-v5 (default)" in result.out and "license" in result.out
+    assert result.code == 0 and "license:" not in result.out
+    assert "denoise-balanced-v5 (default)" in result.out
     assert "denoise-best-v2 (default on a GPU)" in result.out
+    one = run_denoise("models", "balanced", command="denoiser").out
+    assert one.startswith("denoise-balanced-v5 (default)") and one.count("license:") == 1
+    every = run_denoise("models", "all", command="denoiser").out
+    assert every.count("license:") == result.out.count("\n")
+    assert run_denoise("models", "abacus", command="denoiser").code == 3
+
+
+def test_bench_times_models_on_this_machine(run_denoise):
+    options = ("--device", "cpu", "--megapixels", "0.02")
+    result = run_denoise("bench", "-m", "fast", *options, command="denoiser")
+    assert result.code == 0
+    pattern = r"denoise-fast-v\d+: [\d.]+ megapixels/s, 24 megapixels in \d+ s, CPUE\w+ fp32\n"
+    assert re.fullmatch(pattern, result.out)
+    assert run_denoise("bench", "-m", "inpaint", *options, command="denoiser").code == 3
+    assert run_denoise("bench", *options, "--require-gpu", command="denoiser").code == 6
 
 
 def test_groups_show_tracebacks_too(run_denoise):
