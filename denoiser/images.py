@@ -11,7 +11,16 @@ from PIL import UnidentifiedImageError
 from denoiser import codecs
 from denoiser.errors import ArgumentError, DenoiserError, InputError, OutputError
 from denoiser.files import whole_file
-from denoiser.picture import FORMATS, Format, Picture, adapt, as_rgb8, white_of
+from denoiser.picture import (
+    FORMATS,
+    HEIF,
+    HEIF_FIX,
+    Format,
+    Picture,
+    adapt,
+    as_rgb8,
+    white_of,
+)
 
 __all__ = [
     "FORMATS",
@@ -19,6 +28,7 @@ __all__ = [
     "Format",
     "Picture",
     "as_rgb8",
+    "format_by_suffix",
     "format_named",
     "format_of",
     "read",
@@ -35,12 +45,25 @@ def format_of(path: Path | str) -> Format:
     Raises:
         ArgumentError: No supported format has that suffix.
     """
-    suffix = Path(path).suffix.lower()
+    try:
+        return format_by_suffix(Path(path).suffix)
+    except ArgumentError as error:
+        raise ArgumentError(f"cannot write {path}: {error}") from None
+
+
+def format_by_suffix(suffix: str) -> Format:
+    """Find the format by a suffix with its dot.
+
+    Raises:
+        ArgumentError: No supported format has it.
+    """
     for format in FORMATS:
-        if suffix in format.suffixes:
+        if suffix.lower() in format.suffixes:
             return format
+    if suffix.lower() in HEIF.suffixes:
+        raise ArgumentError(f"HEIC needs more: {HEIF_FIX}")
     known = ", ".join(format.suffixes[0] for format in FORMATS)
-    raise ArgumentError(f"cannot write {path}: unknown format {suffix or '(none)'}; use {known}")
+    raise ArgumentError(f"unknown format {suffix or '(none)'}; use {known}")
 
 
 def format_named(name: str) -> Format:

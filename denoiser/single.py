@@ -91,10 +91,9 @@ def forced_format(name: str | None) -> Format | None:
         ArgumentError: It is unknown.
     """
     try:
-        return images.format_of(f"x.{name}") if name else None
-    except ArgumentError:
-        known = ", ".join(format.suffixes[0][1:] for format in images.FORMATS)
-        raise ArgumentError(f"unknown --format {name}; use {known}") from None
+        return images.format_by_suffix(f".{name}") if name else None
+    except ArgumentError as error:
+        raise ArgumentError(f"--format {name}: {error}") from None
 
 
 def resolve_target(source: str, target: str, suffix: str, format: Format | None) -> Path | None:

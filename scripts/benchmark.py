@@ -354,7 +354,7 @@ def main(
     parts += [
         text,
         folder_speed(loaded, min(FILE_MP, largest_mp)),
-        table([f"denoise, PNG of {FILE_MP} MP", "peak memory (MB)"], memory),
+        table([f"denoise, PNG of {FILE_MP} MP", "peak memory (MiB)"], memory),
     ]
     plot = page.with_suffix("") / "speed.png"
     plot.parent.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,13 @@ def main(images: Path, model: str, limit: int | None, out: Path | None) -> None:
         ]
         for kind in KINDS
     ]
-    heads = [images.name, "painted", "found", "of a clean picture taken for it, median", "worst"]
+    heads = [
+        images.name,
+        "painted",
+        "found",
+        "share of a clean picture wrongly marked, median",
+        "worst",
+    ]
     print(page.table(heads, rows))
     if out:
         out.mkdir(parents=True, exist_ok=True)

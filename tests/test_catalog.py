@@ -2,6 +2,7 @@ import pytest
 from conftest import tiny_onnx
 
 from denoiser import catalog
+from denoiser.engine import Model
 from denoiser.errors import ModelError
 from denoiser.files import sha256_of
 
@@ -42,6 +43,15 @@ def test_the_default_is_balanced_on_a_cpu_and_best_on_a_gpu(release):
     assert catalog.find() == catalog.find(gpu=True) == balanced
     best = release("denoise-best-v2")
     assert catalog.find() == balanced and catalog.find(gpu=True) == best
+
+
+@pytest.mark.parametrize("card", catalog.cards(), ids=lambda card: card.name)
+def test_a_released_model_is_what_its_card_says(card):
+    assert catalog.find(card.name) == card.path and sha256_of(card.path) == card.sha256
+    contract = Model(card.path, device="cpu").contract
+    told = [contract.name, contract.stride, contract.halo]
+    assert told == [card.details[key] for key in ("name", "stride", "halo")]
+    assert card.license == "Apache-2.0" and card.summary and card.details["training_data"]
 
 
 def test_damage_is_noticed(release):

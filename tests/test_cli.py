@@ -258,7 +258,7 @@ def test_bad_arguments_get_code_1(run_denoise, noisy, tmp_path):
         (["--device", "abacus"], "abacus"),
         (["--tile", "16"], "use at least"),
         (["--tile", "16", "--dry-run"], "use at least"),
-        (["--format", "gif"], "unknown --format gif; use png, jpg"),
+        (["--format", "gif"], "--format gif: unknown format .gif; use .png, .jpg"),
         (["--settle", "3"], "--settle only works with --watch"),
         (["--max-memory", "9"], "--max-memory"),
         (["--colour"], "--colour"),

@@ -586,6 +586,9 @@ def test_without_its_extra_heic_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(InputError, match=r"HEIC needs more: .* pip install '\.\[heif\]'"):
         read(b"\0\0\0\x18ftypheic" + bytes(99))
+    monkeypatch.setattr("denoiser.images.FORMATS", FORMATS[:1])
+    with pytest.raises(ArgumentError, match=r"cannot write a.HEIC: HEIC needs more: .* pip"):
+        format_of("a.HEIC")
 
 
 def through(picture, format):
