@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +20,9 @@ from denoiser import images, restore
 from denoiser.engine import CPU, Model
 from denoiser.errors import InputError, OutputError, explain
 from denoiser.files import real, sha256_of, stamp_of
-from denoiser.images import Picture
 from denoiser.job import Job
 from denoiser.journal import DONE, FAILED, WRITING, Entry, Journal
+from denoiser.picture import Picture
 from denoiser.plan import Item, Options
 
 MOST_AHEAD = 8
@@ -101,7 +102,7 @@ class Batch:
         self.stop = threading.Event()
         """Once it is set, pictures that are being restored or written are finished, no more are
         begun."""
-        self.threads = 1 if model.provider == CPU else max(2, min(4, os.cpu_count() or 1))
+        self.workers = 1 if model.provider == CPU else max(2, min(4, os.cpu_count() or 1))
 
     def run(
         self,
@@ -124,7 +125,7 @@ class Batch:
         left = iter(items)
         reads: deque[Future[_Work | Result]] = deque()
         writes: deque[tuple[Future[Result], int]] = deque()  # with the bytes of the picture
-        readers, writers = (ThreadPoolExecutor(self.threads) for _ in range(2))
+        readers, writers = (ThreadPoolExecutor(self.workers) for _ in range(2))
 
         def conclude(result: Result) -> None:
             if result.state == "failed" and self.options.fail_fast:
@@ -145,15 +146,19 @@ class Batch:
                 if isinstance(outcome, Result):
                     conclude(outcome)
                     continue
+                if self.stop.is_set():
+                    break
                 works = [outcome, *self._alike(outcome, reads)]
                 started(outcome.item)
-                failure = self._restore(works, progress)
+                try:
+                    self._restore(works, progress)
+                except Exception as error:
+                    for work in works:
+                        conclude(self._failed(work.item, error, work.found.entry))
+                    continue
                 for work in works:
-                    if failure is None:
-                        size = work.picture.pixels.nbytes
-                        writes.append((writers.submit(self._write, work), size))
-                    else:
-                        conclude(self._failed(work.item, failure, work.found.entry))
+                    size = work.picture.pixels.nbytes
+                    writes.append((writers.submit(self._write, work), size))
             while writes:
                 conclude(writes.popleft()[0].result())
         finally:
@@ -169,7 +174,7 @@ class Batch:
         sizes += [size for write, size in writes if not write.done()]
         undecoded = len(reads) - len(outcomes)
         return (
-            undecoded <= self.threads
+            undecoded <= self.workers
             and len(sizes) + undecoded < MOST_AHEAD
             and sum(sizes) < LARGEST_AHEAD_BYTES
         )
@@ -195,9 +200,9 @@ class Batch:
             if output_stamp and self.options.skip_existing:
                 return Result(item, "skipped", why="exists", stamp=entry.input_stamp)
             entry.model_sha256, entry.settings = self.key(item)
-            known = self.journal.find(item.name, item.output)
+            known = self.journal.find(item)
             if known and output_stamp:
-                entry.earlier_sha256 = _ours(item, known, output_stamp)
+                entry.earlier_sha256 = ours(item, known, output_stamp)
             if output_stamp and not entry.earlier_sha256 and not overwrite:
                 written = known and known.output_sha256
                 changed = " and was changed since it was written" if written else ""
@@ -278,16 +283,13 @@ class Batch:
             reads.popleft()
         return alike
 
-    def _restore(self, works: list[_Work], progress: restore.Progress | None) -> Exception | None:
-        """Restore pictures of one kind together; returns what went wrong."""
+    def _restore(self, works: list[_Work], progress: restore.Progress | None) -> None:
+        """Restore pictures of one kind together."""
         started = time.perf_counter()
         pictures = [work.picture for work in works]
         before = [picture.pixels.copy() for picture in pictures] if self.seen else []
-        try:
-            names = [work.item.name for work in works]
-            reports = self.job.restore(names, pictures, self.model, progress)
-        except Exception as error:
-            return error
+        names = [work.item.name for work in works]
+        reports = self.job.restore(names, pictures, self.model, progress)
         seconds = round((time.perf_counter() - started) / len(works), 4)
         for work, report in zip(works, reports, strict=True):
             work.report = report
@@ -295,37 +297,38 @@ class Batch:
         if self.seen:
             for work, pixels in zip(works, before, strict=True):
                 self.seen(work.item, pixels, work.picture)
-        return None
 
     def _write(self, work: _Work) -> Result:
         """Write a picture; the journal knows it before it gets its name, and after."""
         item, entry, started = work.item, work.found.entry, time.perf_counter()
         output_stamp = work.found.output_stamp
 
-        def intend(part: Any) -> None:
+        def intend(part: Path, lost: list[str]) -> None:
             with contextlib.suppress(FileNotFoundError):  # nothing to lose
                 changed = output_stamp and stamp_of(item.target) != output_stamp
                 if changed and not self.options.overwrite:
                     raise OutputError(f"{item.target} has changed meanwhile: it is not replaced")
+            work.report["warnings"] += lost
+            entry.warnings = work.report["warnings"]
             entry.state, entry.output_sha256 = WRITING, sha256_of(part)
             self.journal.put(entry)
 
         try:
             item.target.parent.mkdir(parents=True, exist_ok=True)
-            lost = self.job.write(
+            self.job.write(
                 work.picture,
                 item.target,
-                overwrite=output_stamp is not None,
+                overwrite=self.options.overwrite or output_stamp is not None,
                 scratch=self.journal.folder,
                 before_naming=intend,
             )
             work.seconds["write"] = round(time.perf_counter() - started, 4)
-            work.report["warnings"] += lost
             work.report["seconds"] = work.seconds
-            entry.state, entry.output_stamp = DONE, stamp_of(item.target)
+            entry.state = DONE
+            with contextlib.suppress(FileNotFoundError):  # somebody has taken it away already
+                entry.output_stamp = stamp_of(item.target)
             entry.provider, entry.sigma = work.report["provider"], work.report.get("sigma")
             entry.seconds = round(sum(work.seconds.values()), 4)
-            entry.warnings = work.report["warnings"]
             self.journal.put(entry)
         except Exception as error:
             return self._failed(item, error, entry)
@@ -340,7 +343,7 @@ class Batch:
         if _is_fatal(error):
             raise error
         why, _ = explain(error, str(item.source))
-        known, source = self.journal.find(item.name, item.output), entry.source
+        known, source = self.journal.find(item), entry.source
         if known and known.output_sha256 and not entry.output_sha256:  # what is there stays ours
             for name in ("output_sha256", "earlier_sha256", "source", "put_away", "input_sha256"):
                 setattr(entry, name, getattr(known, name))
@@ -360,7 +363,7 @@ def place_of(item: Item) -> str:
     return str(item.source.parent.resolve() / item.source.name)
 
 
-def _ours(item: Item, known: Entry, output_stamp: str) -> str | None:
+def ours(item: Item, known: Entry, output_stamp: str) -> str | None:
     """Checksum of an existing output if it is one that the journal knows."""
     if known.state == DONE and known.output_stamp == output_stamp:
         return known.output_sha256

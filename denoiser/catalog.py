@@ -92,7 +92,11 @@ def find(name: str | None = None, *, gpu: bool = False, task: str = "denoise") -
         return path
     known = cards()
     card = choose(name, known) if name is not None else default(known, gpu=gpu, task=task)
-    if not card.path.is_file() or sha256_of(card.path) != card.sha256:
+    try:
+        whole = sha256_of(card.path) == card.sha256
+    except OSError:
+        whole = False
+    if not whole:
         raise ModelError(f"{card.path} is missing or damaged: reinstall denoiser")
     return card.path
 

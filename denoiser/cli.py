@@ -10,15 +10,20 @@ from denoiser.denoiser_cli import denoiser
 from denoiser.errors import ArgumentError
 from denoiser.options import Number, Shared, shared_options
 
-ON_SUCCESS = ("keep", "delete")
 LONGEST_S = 86400
 
 
-def parse_on_success(text: str) -> str:
-    """Check `keep`, `delete` or `archive:FOLDER`."""
-    if text in ON_SUCCESS or (text.startswith("archive:") and text != "archive:"):
-        return text
-    raise click.BadParameter(f"{text!r} is neither keep, delete nor archive:FOLDER")
+def parse_on_success(text: str) -> tuple[bool, Path | None]:
+    """Turn `keep`, `delete` or `archive:FOLDER` into whether to delete, and where to move to."""
+    if text in ("keep", "delete"):
+        return text == "delete", None
+    kind, _, folder = text.partition(":")
+    if kind != "archive" or not folder:
+        raise click.BadParameter(f"{text!r} is neither keep, delete nor archive:FOLDER")
+    try:
+        return False, Path(folder).expanduser()  # shells do not, after the colon
+    except RuntimeError as error:
+        raise click.BadParameter(f"{text!r}: there is no such home folder") from error
 
 
 def parse_sigma(text: str) -> float | Literal["auto"]:
@@ -114,7 +119,7 @@ def denoise(
     watch: bool,
     settle_s: float | None,
     poll_s: float | None,
-    on_success: str,
+    on_success: tuple[bool, Path | None],
     shared: Shared,
 ) -> None:
     """Remove the noise from picture IN and write it to OUT; - is standard input or output.
@@ -127,7 +132,7 @@ def denoise(
     needs_watch = {
         "--settle": settle_s is not None,
         "--poll": poll_s is not None,
-        "--on-success": on_success != "keep",
+        "--on-success": any(on_success),
     }
     for name, given in needs_watch.items():
         if given and not watch:
@@ -145,12 +150,12 @@ def denoise(
         max_memory_mb=max_memory_mb,
         **shared.writing(),
     )
-    archive = on_success.partition(":")[2]
+    delete, archive = on_success
     rules = Rules(
         settle_s=Rules.settle_s if settle_s is None else settle_s,
         poll_s=poll_s or 0.0,
-        delete=on_success == "delete",
-        archive=Path(archive).expanduser() if archive else None,  # shells do not, after the colon
+        delete=delete,
+        archive=archive,
     )
     shared.process(source, target, job, model, rules if watch else None)
 

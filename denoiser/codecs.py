@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from denoiser import exif, jpeg, png
 from denoiser.errors import InputError
-from denoiser.picture import FORMATS, HEIF_FIX, Format, Mode, Picture, check_size
+from denoiser.picture import FORMATS, HEIF_MISSING, Format, Mode, Picture, check_size
 
 logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)  # one line on stderr is ours
 
@@ -87,7 +87,7 @@ def _load_heif() -> None:
     try:
         import pillow_heif
     except ImportError:
-        raise InputError(f"HEIC needs more: {HEIF_FIX}") from None
+        raise InputError(HEIF_MISSING) from None
     pillow_heif.register_heif_opener()
 
 

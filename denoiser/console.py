@@ -112,12 +112,14 @@ class Show:
     quiet: bool = False
     verbose: bool = False
 
-    def outcome(self, outcome: dict[str, Any], words: str = "") -> None:
-        """Tell what happens to a picture: input, output and more, for a machine or a person."""
+    def outcome(self, source: str, target: str, state: str, why: str = "") -> None:
+        """Tell what happens to a picture that is not restored now, a machine or a person."""
         if self.as_json:
-            put(json.dumps(outcome))
+            outcome: dict[str, Any] = {"input": source, "output": target}
+            outcome |= {"dry_run": True} if self.dry_run else {}
+            put(json.dumps(outcome | {"state": state} | ({"why": why} if why else {})))
         elif not self.quiet:
-            say(f"{outcome['input']} -> {outcome['output']}{': ' if words else ''}{words}")
+            say(f"{source} -> {target}: {', '.join(filter(None, [state, why]))}")
 
     def note(self, line: str) -> None:
         """Tell a person something."""

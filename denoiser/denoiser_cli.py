@@ -142,6 +142,7 @@ def bench(
         put(
             f"{model.contract.name}: {speed:.2f} megapixels/s, 24 megapixels in {24 / speed:.0f} s,"
             f" {model.provider} {model.precision}"
+            + (f" (GPU not used: {model.fallback})" if model.fallback else "")
         )
 
 
@@ -182,9 +183,15 @@ def uninstall() -> None:
     """Remove the plug-in from every GIMP 3."""
     from denoiser import gimp
 
+    refused = None
     for profile in gimp.profiles():
-        done = "removed: restart GIMP" if gimp.uninstall(profile) else "it was not installed"
+        try:
+            done = "removed: restart GIMP" if gimp.uninstall(profile) else "it was not installed"
+        except OutputError as error:
+            refused, done = error, "not removed"
         put(f"{profile.plug_in}: {done}")
+    if refused:
+        raise refused
 
 
 @gimp.command()

@@ -70,7 +70,7 @@ class Model:
             device: "auto" (a GPU if one works), "cpu", "cuda" or "cuda:N".
             require_gpu: Fail rather than run on the CPU.
             precision: "fp16" computes in half precision on a GPU; "auto" does so there only.
-            threads: CPU threads; 0 leaves the choice to onnxruntime.
+            threads: CPU threads, at most one per core; 0 leaves the choice to onnxruntime.
 
         Raises:
             ArgumentError: No such device, or a negative number of threads.
@@ -81,7 +81,8 @@ class Model:
         index = _device_index(device)
         if not isinstance(threads, int) or threads < 0:
             raise ArgumentError(f"threads must be 0 or more, not {threads!r}")
-        self.device, self.threads = device, threads
+        self.device = device
+        self.threads = min(threads, os.cpu_count() or 1)  # more only wait for each other
         self.precision = "fp32"
         self.fallback: str | None = None
         """Why no GPU is used although one would have been welcome; None if one is, or none was."""

@@ -63,7 +63,8 @@ def whole_file(
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(_MODE)
+        with contextlib.suppress(PermissionError):  # a share whose files are all somebody else's
+            part.chmod(_MODE)
         before_naming(part)
         if overwrite:
             part.replace(target)
@@ -121,19 +122,23 @@ def write_text(target: Path, text: str) -> None:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
+def taken(path: Path) -> OutputError:
+    """What is said where something has the name that is wanted."""
+    return OutputError(f"{path} exists: give --overwrite to replace it")
+
+
 def rename_new(part: Path, target: Path) -> None:
     """Give a file its name unless something has that name, at whatever moment it appeared.
 
     Only POSIX file systems without hard links leave a moment between looking and renaming.
     """
-    taken = OutputError(f"{target} exists: give --overwrite to replace it")
     try:
         target.hardlink_to(part)
     except FileExistsError:
-        raise taken from None
+        raise taken(target) from None
     except OSError:  # file systems without hard links
         if target.exists():
-            raise taken from None
+            raise taken(target) from None
         part.rename(target)
 
 
@@ -160,7 +165,8 @@ def move_new(source: Path, target: Path) -> Path:
             shutil.copyfile(source, part)
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            shutil.copystat(source, part)
+            with contextlib.suppress(PermissionError):
+                shutil.copystat(source, part)
         for number in itertools.count():
             free = target.with_stem(f"{target.stem}-{number}") if number else target
             with contextlib.suppress(OutputError):

@@ -14,10 +14,10 @@ from denoiser.batch import Batch, Result
 from denoiser.console import FolderView, Show, say
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
-from denoiser.files import check_file, check_writable, lie_within_each_other, write_text
+from denoiser.files import check_file, check_writable, lie_within_each_other, taken, write_text
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
-from denoiser.picture import HEIF, HEIF_FIX
+from denoiser.picture import HEIF, HEIF_MISSING
 from denoiser.plan import Item, Options, Plan, check_apart, make_plan, part_clashes
 from denoiser.sheet import Sheet
 
@@ -107,8 +107,8 @@ def process(
         view = FolderView(None if rules else total, show)
         try:
             if rules:
-                for line in [] if show.quiet else left_out(plan, show):
-                    view.tell(line)
+                for line in left_out(plan, show):
+                    show.note(line)
                 watch_folder(batch, places, find, rules, view)
             else:
                 for result in unlisted(plan, places):
@@ -117,10 +117,9 @@ def process(
         finally:
             view.close()
             for line in view.failures:
-                view.tell(line)
-            left = [] if rules else left_out(plan, show)
-            for line in [] if show.quiet else [*left, view.summary()]:
-                view.tell(line)
+                say(line)
+            for line in [*([] if rules else left_out(plan, show)), view.summary()]:
+                show.note(line)
             if sheet and sheet_path:
                 write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
     if (failed := view.counts["failed"]) and not rules:
@@ -142,7 +141,7 @@ def rehearse(plan: Plan, places: Places, batch: Batch, show: Show) -> int:
     unread = ((result.item, result) for result in unlisted(plan, places))
     for item, found in itertools.chain(unread, ((item, batch.check(item)) for item in plan.items)):
         state, why = (found.state, found.why) if isinstance(found, Result) else ("to do", "")
-        show.outcome(_outcome(item, state, why), ", ".join(filter(None, [state, why])))
+        show.outcome(item.name, str(item.target), state, why)
         if state == "failed":
             failures.append(f"failed: {item.name}: {why}")
     for line in left_out(plan, show):
@@ -167,21 +166,17 @@ def check_sheet(path: Path, places: Places, *, overwrite: bool) -> None:
     if path.resolve().is_relative_to(places.source.resolve()):
         raise ArgumentError(f"--report {path} lies in IN: choose another place")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists: give --overwrite to replace it")
+        raise taken(path)
     if path.parent.resolve() != out.resolve():
         check_file(path)
 
 
-def _outcome(item: Item, state: str, why: str) -> dict[str, object]:
-    outcome = {"input": item.name, "output": str(item.target), "dry_run": True, "state": state}
-    return outcome | ({"why": why} if why else {})
-
-
 def unlisted(plan: Plan, places: Places) -> list[Result]:
     """Count folders that cannot be listed as failed."""
+    inside = [(os.path.relpath(path, places.source), path, why) for path, why in plan.unreadable]
     return [
-        Result(Item(name, name, Path(name), places.out / name), "failed", why=why)
-        for name, why in plan.unreadable
+        Result(Item(name, name, Path(path), places.out / name), "failed", why=why)
+        for name, path, why in inside
     ]
 
 
@@ -195,8 +190,7 @@ def left_out(plan: Plan, show: Show) -> list[str]:
         lines = [f"{name}: of a kind that is not read" for name in plan.others if show.verbose]
         lines.append(
             f"files of kinds that are not read: {len(plan.others)}"
-            f" ({', '.join(kinds[:MOST_KINDS])}{more})"
-            + (f"; HEIC needs {HEIF_FIX}" if heif else "")
+            f" ({', '.join(kinds[:MOST_KINDS])}{more})" + (f"; {HEIF_MISSING}" if heif else "")
         )
     if plan.folders:
         lines.append(f"folders that were not looked into: {plan.folders} (give --recursive)")

@@ -14,7 +14,7 @@ from denoiser.files import whole_file
 from denoiser.picture import (
     FORMATS,
     HEIF,
-    HEIF_FIX,
+    HEIF_MISSING,
     Format,
     Picture,
     adapt,
@@ -61,7 +61,7 @@ def format_by_suffix(suffix: str) -> Format:
         if suffix.lower() in format.suffixes:
             return format
     if suffix.lower() in HEIF.suffixes:
-        raise ArgumentError(f"HEIC needs more: {HEIF_FIX}")
+        raise ArgumentError(HEIF_MISSING)
     known = ", ".join(format.suffixes[0] for format in FORMATS)
     raise ArgumentError(f"unknown format {suffix or '(none)'}; use {known}")
 
@@ -127,7 +127,7 @@ def write(
     strip_metadata: bool = False,
     overwrite: bool = False,
     scratch: Path | None = None,
-    before_naming: Callable[[Path], None] = lambda part: None,
+    before_naming: Callable[[Path, list[str]], None] = lambda part, lost: None,
 ) -> list[str]:
     """Write a picture with all that the format can hold.
 
@@ -142,7 +142,8 @@ def write(
         overwrite: Replace an existing file. Other things than files are never replaced.
         scratch: Folder for the unfinished file if it is on the same file system; None is the
             target's own.
-        before_naming: Told the whole file, which is on the disk, before it gets its name.
+        before_naming: Told the whole file, which is on the disk, and what got lost, before it gets
+            its name.
 
     Returns:
         What the format could not hold, a line each.
@@ -157,7 +158,10 @@ def write(
             notes.append(f"{format.name} loses nothing: quality {quality} is not used")
         if isinstance(target, Path):
             with whole_file(
-                target, overwrite=overwrite, scratch=scratch, before_naming=before_naming
+                target,
+                overwrite=overwrite,
+                scratch=scratch,
+                before_naming=lambda part: before_naming(part, notes),
             ) as file:
                 codecs.encode(adapted, file, format, quality)
         else:

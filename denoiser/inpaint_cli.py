@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import click
 
 from denoiser.console import run
-from denoiser.errors import ArgumentError, InputError, OutputError
+from denoiser.errors import ArgumentError, InputError
 from denoiser.options import Number, Shared, look_up, shared_options
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def inpaint(
     if mask_from == "alpha" and feather_px:
         raise ArgumentError("--feather would let invisible colours be seen: not with --mask alpha")
 
-    from denoiser.files import check_file, check_writable
+    from denoiser.files import check_file, check_writable, taken
     from denoiser.job import Inpainting
     from denoiser.single import resolve_target
 
@@ -199,7 +199,7 @@ def inpaint(
         check(mask_out)
         written = not of_folder and not (shared.skip_existing and out.exists())
         if written and mask_out.exists() and not job.may_replace_mask(mask_out):
-            raise OutputError(f"{mask_out} exists: give --overwrite to replace it")
+            raise taken(mask_out)
     shared.process(source, target, job, model)
 
 

@@ -15,8 +15,7 @@ from denoiser import catalog, images, restore
 from denoiser.engine import CPU, Model, Precision
 from denoiser.errors import ArgumentError, InputError, OutputError
 from denoiser.files import sha256_of
-from denoiser.images import Format
-from denoiser.picture import Picture, as_rgb8
+from denoiser.picture import Format, Picture, as_rgb8
 from denoiser.restore import Progress
 
 if TYPE_CHECKING:
@@ -353,7 +352,10 @@ class Inpainting(Job):
                 raise InputError(f"no such mask: {mask}")
             return mask
         folder, stem = (mask / name).parent, Path(name).stem
-        alike = _by_stem(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
+        try:
+            alike = _by_stem(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
+        except OSError as error:
+            raise InputError(f"cannot read {folder}: {error.strerror}") from error
         found = [path for path in alike.get(_folded(stem), []) if _has_stem(path, stem)]
         if len(found) != 1:
             many = "several masks" if found else "no mask"

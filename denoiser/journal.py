@@ -15,7 +15,7 @@ from typing import Any
 
 from denoiser.errors import OutputError
 from denoiser.files import locked, sweep
-from denoiser.plan import JOURNAL_FOLDER
+from denoiser.plan import JOURNAL_FOLDER, Item
 
 VERSION = 1
 """Of what `_SCHEMA` describes."""
@@ -134,11 +134,12 @@ class Journal:
                 with contextlib.closing(sqlite3.connect(Path(folder) / path.name)) as kept:
                     kept.backup(self._database)
 
-    def find(self, name: str, output: str) -> Entry | None:
+    def find(self, item: Item) -> Entry | None:
         """Look a picture up by its name and that of its output."""
         query = f"SELECT {', '.join(_COLUMNS)} FROM pictures WHERE input = ? AND output = ?"
         with self._guard():
-            row = self._database.execute(query, [_storable(name), _storable(output)]).fetchone()
+            names = [_storable(item.name), _storable(item.output)]
+            row = self._database.execute(query, names).fetchone()
         if row is None:
             return None
         values = {key: _text(value) for key, value in dict(row).items()}

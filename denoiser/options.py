@@ -204,7 +204,7 @@ class Shared:
                 device=self.device,
                 require_gpu=self.require_gpu,
                 precision=self.precision,
-                threads=min(self.threads, os.cpu_count() or 1),  # more only wait for each other
+                threads=self.threads,
             )
 
         existing = plan.Options(self.overwrite, self.skip_existing, self.fail_fast)

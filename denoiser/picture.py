@@ -64,7 +64,7 @@ HEIF = Format(
     longest_side=16_384,
 )
 """With the extra `heif` only."""
-HEIF_FIX = f"{IN_FOLDER} pip install '.[heif]'"
+HEIF_MISSING = f"HEIC needs more: {IN_FOLDER} pip install '.[heif]'"
 FORMATS: tuple[Format, ...] = (
     Format("PNG", (".png",), ("uint8", "uint16"), metadata=("icc", "exif", "xmp", "dpi", "texts")),
     Format(

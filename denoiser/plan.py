@@ -9,7 +9,8 @@ from pathlib import Path
 
 from denoiser.errors import ArgumentError
 from denoiser.files import lie_within_each_other
-from denoiser.images import SUFFIXES, Format
+from denoiser.images import SUFFIXES
+from denoiser.picture import Format
 
 JOURNAL_FOLDER = ".denoise"
 SYSTEM_NAMES = frozenset(
@@ -96,7 +97,7 @@ def make_plan(
             names.clear()
         for name in files:
             path = folder / name
-            if path.suffix.lower() not in SUFFIXES or _is_no_file(path):
+            if path.suffix.lower() not in SUFFIXES or _is_special(path):
                 plan.others.append(path.relative_to(source).as_posix())
                 continue
             inside = path.relative_to(source)
@@ -149,7 +150,7 @@ def _walk(source: Path, out: Path, plan: Plan) -> Iterator[tuple[Path, list[str]
         yield Path(folder), names, [name for name in files if not _is_ignored(name)]
 
 
-def _is_no_file(path: Path) -> bool:
+def _is_special(path: Path) -> bool:
     """Whether it is a pipe, a device or a socket, which would never end or never come."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from denoiser import images
 from denoiser.console import Show, Stopwatch, progress_bar
 from denoiser.errors import ArgumentError, InputError, OutputError
-from denoiser.files import check_file
-from denoiser.images import Format
+from denoiser.files import check_file, taken
 from denoiser.job import Job
+from denoiser.picture import Format
 from denoiser.plan import Options
 
 if TYPE_CHECKING:
@@ -45,15 +45,14 @@ def process(
         raise ArgumentError("--json and OUT - would both write to standard output")
     out = resolve_target(source, target, suffix, job.format)
     names = {"input": source, "output": str(out or "standard output")}
-    told = names | ({"dry_run": True} if show.dry_run else {})
     if out and out.exists() and not options.overwrite:
         if not options.skip_existing:
-            raise OutputError(f"{out} exists: give --overwrite to replace it")
-        show.outcome(told | {"state": "skipped", "why": "exists"}, "exists: skipped")
+            raise taken(out)
+        show.outcome(source, names["output"], "skipped", "exists")
         return
     if show.dry_run:
         job.fit(load())
-        show.outcome(told | {"state": "to do"}, "to do")
+        show.outcome(source, names["output"], "to do")
         return
     if out is None and sys.stdout.isatty():
         raise ArgumentError("OUT is - and standard output a terminal: send it to a file")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from denoiser import restore
-from denoiser.batch import Batch, Result, is_full, place_of
+from denoiser.batch import Batch, Result, is_full, ours, place_of
 from denoiser.errors import OutputError
 from denoiser.files import move_new, stamp_of, sync_folder, write_text
 from denoiser.journal import DONE, QUARANTINED, Entry
@@ -186,7 +186,7 @@ class Watcher:
             self._settled.pop(item.name, None)
         if self._settled.get(item.name) == stamp or (seen and seen.stamp == stamp):
             return
-        known, attempts = self.journal.find(item.name, item.output), 0
+        known, attempts = self.journal.find(item), 0
         if known and known.input_stamp == stamp and seen is None:
             same = (known.model_sha256, known.settings) == self.batch.key(item)
             disposable = self._disposes and _exists(item.target)
@@ -207,7 +207,8 @@ class Watcher:
                 return False
             if stamp != seen.stamp:  # changed meanwhile: the next look starts it afresh
                 return False
-            seen.attempts, seen.failure = seen.attempts + 1, result
+            seen.attempts += 1
+            seen.failure = dataclasses.replace(result, error=None)  # whose traceback holds pixels
             seen.due = time.monotonic() + max(1, self.rules.settle_s) * 2**seen.attempts
             if seen.attempts < ATTEMPTS:
                 return False
@@ -226,7 +227,7 @@ class Watcher:
         """List a picture that nothing can be done about until it changes."""
         if _exists(item.target):
             self._obstructed.add(item.name)
-        entry = self.journal.find(item.name, item.output) or Entry(item.name, item.output)
+        entry = self.journal.find(item) or Entry(item.name, item.output)
         if entry.source in (None, place_of(item)):  # else it tells of another picture's output
             entry.state, entry.input_stamp, entry.error = QUARANTINED, stamp, why
             self.journal.put(entry)
@@ -243,11 +244,14 @@ class Watcher:
         Returns:
             The stamp for which nothing is left to do.
         """
-        entry = self.journal.find(item.name, item.output) if self._disposes else None
+        entry = self.journal.find(item) if self._disposes else None
         if entry is None:
             return stamp
         if self.rules.delete and entry.warnings:  # other pages, more bits: they are nowhere else
             self.tell(f"{item.source} is not deleted: {entry.warnings[0]}")
+            return stamp
+        if trouble := _trouble(item, entry):
+            self.tell(f"{item.source} stays where it is: {trouble}")
             return stamp
         entry.put_away = True
         self.journal.put(entry)
@@ -290,6 +294,17 @@ def _exists(path: Path) -> bool:
     with contextlib.suppress(OSError):
         return path.exists()
     return False
+
+
+def _trouble(item: Item, entry: Entry) -> str | None:
+    """Say what is wrong with a result that is to replace its original; taken away, it was whole."""
+    try:
+        whole = ours(item, entry, stamp_of(item.target))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"cannot look at {item.target}: {error.strerror}"
+    return None if whole else f"{item.target} was changed"
 
 
 def _after_linking(path: Path, stamp: str) -> str:

@@ -21,7 +21,7 @@ from PIL import Image
 from denoiser import batch, job, plan
 from denoiser.engine import Model
 from denoiser.journal import Journal, open_journal
-from denoiser.plan import Options, make_plan
+from denoiser.plan import Item, Options, make_plan
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
 
@@ -467,9 +467,61 @@ def test_a_clock_that_goes_backwards_does_no_harm(denoise_folder, folder, tmp_pa
     assert set(states(denoise_folder("--json")).values()) == {"skipped"}
 
 
+def test_what_got_lost_is_known_if_the_journal_is_cut_short(
+    run_denoise, tmp_path, blur_path, monkeypatch
+):
+    """An original of which something is nowhere else must not be deleted after a kill."""
+    (tmp_path / "in").mkdir()
+    pages = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    pages[0].save(tmp_path / "in" / "scan.tif", save_all=True, append_images=pages[1:])
+    put = Journal.put
+
+    def die_when_done(self, entry):
+        if entry.state == "done":
+            raise KeyboardInterrupt
+        put(self, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "put", die_when_done)
+        assert run_denoise(tmp_path / "in", tmp_path / "out", "-m", blur_path).code == 130
+    assert (tmp_path / "out" / "scan.tif").exists()
+    for state in ("writing", "done"):
+        row = journal_rows(tmp_path / "out")["scan.tif"]
+        assert row["state"] == state and "first of 2 pages" in row["warnings"]
+        run_denoise(tmp_path / "in", tmp_path / "out", "-m", blur_path)
+
+
+def test_a_sheet_that_fails_is_the_failure_of_its_picture(denoise_folder, tmp_path, monkeypatch):
+    def fail(self, *arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("denoiser.sheet.Sheet.add", fail)
+    result = denoise_folder("--report", tmp_path / "sheet.html")
+    assert result.code == 4 and "3 failed" in result.err
+
+
+def test_a_result_that_is_taken_away_at_once_is_done(denoise_folder, tmp_path, monkeypatch):
+    write = batch.Job.write
+
+    def write_and_take(self, picture, target, **options):
+        write(self, picture, target, **options)
+        target.unlink()
+
+    monkeypatch.setattr("denoiser.job.Job.write", write_and_take)
+    assert "2 done, 1 failed" in denoise_folder().err
+
+
+def test_a_share_whose_files_belong_to_another_can_be_written_to(denoise_folder, monkeypatch):
+    def refuse(self, mode):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    assert "2 done, 1 failed" in denoise_folder().err
+
+
 def test_a_rehearsal_never_writes(tmp_path):
     journal = Journal(tmp_path, rehearse=True)
-    assert journal.find("a", "a") is None
+    assert journal.find(Item("a", "a", tmp_path / "a", tmp_path / "b")) is None
     journal.close()
     assert list(tmp_path.iterdir()) == []
 

@@ -14,8 +14,7 @@ from conftest import SAMPLE, tiny_onnx
 from PIL import Image
 from test_images import damaged_files, full_picture
 
-from denoiser import catalog, images
-from denoiser.errors import ModelError
+from denoiser import images
 from denoiser.picture import adapt
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
@@ -325,19 +324,6 @@ def test_no_picture_is_written_to_a_terminal(noisy):
     os.close(child)
     os.close(parent)
     assert result.returncode == 1 and "standard output a terminal" in result.stderr
-
-
-def test_no_more_threads_than_cores_are_used(run_denoise, noisy, tmp_path, monkeypatch):
-    asked = []
-
-    def load(*_, threads, **__):
-        asked.append(threads)
-        raise ModelError("enough")
-
-    monkeypatch.setattr(catalog, "load", load)
-    for threads in (0, 1, 9999):
-        run_denoise(noisy, tmp_path / "out.png", "--threads", threads)
-    assert asked == [0, 1, os.cpu_count()]
 
 
 @pytest.fixture

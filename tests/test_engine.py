@@ -1,3 +1,4 @@
+import os
 import sys
 
 import numpy as np
@@ -21,6 +22,11 @@ def test_runs_on_the_cpu_and_says_why_not_on_a_gpu(no_gpu):
     assert model.provider == "CPUExecutionProvider"
     assert model.fallback == "no NVIDIA driver"
     assert Model(tiny_onnx(), device="cpu").fallback is None
+
+
+def test_no_more_threads_than_cores_are_used():
+    used = [Model(tiny_onnx(), device="cpu", threads=count).threads for count in (0, 1, 9999)]
+    assert used == [0, 1, os.cpu_count()]
 
 
 @pytest.mark.parametrize("options", [{"device": "cuda"}, {"require_gpu": True}])

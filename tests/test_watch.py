@@ -26,7 +26,7 @@ from denoiser.batch import Batch
 from denoiser.engine import Model
 from denoiser.errors import OutputError
 from denoiser.journal import Entry, open_journal
-from denoiser.plan import Options, Plan, make_plan
+from denoiser.plan import Item, Options, Plan, make_plan
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
 
@@ -148,7 +148,8 @@ def test_quarantined_pictures_of_other_folders_stay_on_the_list(place):
             journal.put(Entry(f"{folder}.png", "bad.png", source=source, state="quarantined"))
         journal.release(place / "in")
         assert journal.count("quarantined") == 1
-        assert journal.find("in.png", "bad.png").state == "failed"
+        bad = Item("in.png", "bad.png", place / "in" / "in.png", place / "out" / "bad.png")
+        assert journal.find(bad).state == "failed"
 
 
 def test_a_full_disk_while_it_looks_ends_nothing(place, monkeypatch):
@@ -269,6 +270,36 @@ def test_an_original_stays_if_its_result_is_not_what_was_written(place):
     with watching(place, "--on-success", "delete", settle=0.1):
         until(lambda: not (place / "in" / "a.png").exists())
     assert (place / "out" / "a.png").read_bytes() == result
+
+
+def test_an_original_stays_if_its_result_was_changed_before_it_is_put_away(place, monkeypatch):
+    data, lines, write = put(place / "in" / "a.png"), [], Batch._write
+
+    def write_and_crop(self, work):
+        result = write(self, work)
+        work.item.target.write_bytes(b"cropped")
+        return result
+
+    monkeypatch.setattr(Batch, "_write", write_and_crop)
+    with watcher(place, lines, looks=40, delete=True) as looking:
+        looking.run(lambda result: None)
+    assert (place / "in" / "a.png").read_bytes() == data
+    assert "a.png stays where it is" in lines[0] and "a.png was changed" in lines[0]
+
+
+def test_an_archive_in_the_home_of_nobody_is_refused(run_denoise, place):
+    words = ("--watch", "--on-success", "archive:~no-such-person/old")
+    result = run_denoise(place / "in", place / "out", *words)
+    assert result.code == 1 and "no such home folder" in result.err
+
+
+def test_what_failed_does_not_keep_its_pixels(place):
+    (place / "in" / "bad.png").write_bytes(b"no picture")
+    lines = []
+    with watcher(place, lines) as looking:
+        looking.run(lambda result: None)
+        (seen,) = looking._waiting.values()
+    assert seen.failure.why and seen.failure.error is None
 
 
 def test_a_lost_output_folder_ends_the_watch(place):

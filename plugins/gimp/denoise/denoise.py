@@ -40,6 +40,10 @@ _ = gettext.translation("denoise", HERE / "locale", fallback=True).gettext
 class Problem(Exception):
     """Something that the person has to know; its text says what to do."""
 
+    def __init__(self, words, id=None):
+        super().__init__(words)
+        self.id = id  # of the request, if the engine says so
+
 
 class Death(Problem):
     """The engine is gone."""
@@ -86,7 +90,7 @@ class Engine:
         while "progress" in (line := self._line()):
             progress(line["progress"])
         if "error" in line:
-            raise Problem(line["error"])
+            raise Problem(line["error"], line.get("id"))
         return line
 
     def read(self, count):
@@ -467,7 +471,7 @@ class Preview:
                 except Death:
                     raise
                 except Problem as problem:
-                    GLib.idle_add(self._say, self._number, str(problem))
+                    GLib.idle_add(self._say, problem.id, str(problem))
                     continue
                 if "cancelled" in answer:
                     continue
