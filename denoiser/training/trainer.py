@@ -127,11 +127,12 @@ class Trainer:
             RecipeError: The weights belong to another network.
         """
         own, taken = self.model.state_dict(), dict(weights)
-        may_lack = ["estimator.layers.", "estimator.context."] + [
-            f"{name}."
-            for name, module in self.model.named_modules()
-            if isinstance(module, ResidualBlock) and not name.startswith("estimator.")
-        ]
+        may_lack = ["estimator.layers.", "estimator.context."]
+        for name, module in self.model.named_modules():
+            if isinstance(module, ResidualBlock) and not name.startswith("estimator."):
+                may_lack.append(f"{name}.")
+                if (bias := f"{name}.conv2.bias") not in taken:
+                    own[bias].zero_()  # it starts as the identity
         try:
             if recipe.network.task != self.recipe.network.task:
                 may_lack.append("tail.")
