@@ -134,17 +134,22 @@ class Show:
             say(line)
 
 
+def no_gpu(why: str | None) -> str:
+    """Say at the end of a line why no GPU was used, if one would have been welcome."""
+    return f" (GPU not used: {why})" if why else ""
+
+
 def report_lines(report: dict[str, Any], verbose: bool) -> list[str]:
     """Say what was done to a picture: warnings, a line, and two more if `verbose`."""
     lines = [f"warning: {note}" for note in report["warnings"]]
-    why = f" (GPU not used: {report['gpu_not_used']})" if report["gpu_not_used"] else ""
     filled = ""
     if "filled_px" in report:
         share = report["filled_px"] / (report["width"] * report["height"])
         filled = f" {share:.2%} filled,"
     lines.append(
         f"{report['input']} -> {report['output']}: {report['width']}x{report['height']},{filled}"
-        f" {report['provider']} {report['precision']}, {sum(report['seconds'].values()):.1f} s{why}"
+        f" {report['provider']} {report['precision']}, {sum(report['seconds'].values()):.1f} s"
+        f"{no_gpu(report['gpu_not_used'])}"
     )
     if verbose and "sigma" in report:
         found = "estimated" if report["sigma_estimated"] else "given"
@@ -306,5 +311,5 @@ class FolderView:
             seconds = time.perf_counter() - self.began
             line += f"; {self.megapixels:.1f} megapixels in {seconds:.0f} s"
             line += f", {self.megapixels / seconds:.2f} MP/s, {self.provider}"
-            line += f" (GPU not used: {self.fallback})" if self.fallback else ""
+            line += no_gpu(self.fallback)
         return line

@@ -1,14 +1,18 @@
 """The command `denoiser`: what works here, and which models there are."""
 
 import time
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from denoiser import __version__
-from denoiser.console import put
+from denoiser.console import no_gpu, put
 from denoiser.errors import DeviceError, InputError, OutputError
 from denoiser.options import Number, device_options, with_options
+
+if TYPE_CHECKING:
+    from denoiser.gimp import Profile
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -141,8 +145,7 @@ def bench(
         speed = side**2 / 1e6 / (time.perf_counter() - started)
         put(
             f"{model.contract.name}: {speed:.2f} megapixels/s, 24 megapixels in {24 / speed:.0f} s,"
-            f" {model.provider} {model.precision}"
-            + (f" (GPU not used: {model.fallback})" if model.fallback else "")
+            f" {model.provider} {model.precision}{no_gpu(model.fallback)}"
         )
 
 
@@ -164,17 +167,11 @@ def install() -> None:
     """Install the plug-in in every GIMP 3 that was ever started, or renew it."""
     from denoiser import gimp
 
-    refused = None
-    for profile in gimp.profiles():
-        try:
-            gimp.install(profile)
-        except OutputError as error:
-            refused = error
-            put(f"{profile.plug_in}: not installed")
-        else:
-            put(f"{profile.plug_in}: installed")
-    if refused:
-        raise refused
+    def add(profile: "Profile") -> str:
+        gimp.install(profile)
+        return "installed"
+
+    _in_every_profile(add, "not installed")
     put("Restart GIMP, then see Filters > Enhance > Denoise and Inpaint Selection.")
 
 
@@ -183,15 +180,29 @@ def uninstall() -> None:
     """Remove the plug-in from every GIMP 3."""
     from denoiser import gimp
 
-    refused = None
+    def remove(profile: "Profile") -> str:
+        return "removed: restart GIMP" if gimp.uninstall(profile) else "it was not installed"
+
+    _in_every_profile(remove, "not removed")
+
+
+def _in_every_profile(do: Callable[["Profile"], str], refused: str) -> None:
+    """Do something in every profile of GIMP and say what was done, or that one `refused`.
+
+    Raises:
+        OutputError: One did, the last of them; the others are done.
+    """
+    from denoiser import gimp
+
+    problem = None
     for profile in gimp.profiles():
         try:
-            done = "removed: restart GIMP" if gimp.uninstall(profile) else "it was not installed"
+            done = do(profile)
         except OutputError as error:
-            refused, done = error, "not removed"
+            problem, done = error, refused
         put(f"{profile.plug_in}: {done}")
-    if refused:
-        raise refused
+    if problem:
+        raise problem
 
 
 @gimp.command()

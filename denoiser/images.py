@@ -57,10 +57,11 @@ def format_by_suffix(suffix: str) -> Format:
     Raises:
         ArgumentError: No supported format has it.
     """
+    suffix = suffix.lower()
     for format in FORMATS:
-        if suffix.lower() in format.suffixes:
+        if suffix in format.suffixes:
             return format
-    if suffix.lower() in HEIF.suffixes:
+    if suffix in HEIF.suffixes:
         raise ArgumentError(HEIF_MISSING)
     known = ", ".join(format.suffixes[0] for format in FORMATS)
     raise ArgumentError(f"unknown format {suffix or '(none)'}; use {known}")
