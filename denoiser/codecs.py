@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from denoiser import exif, jpeg, png
-from denoiser.errors import InputError
+from denoiser.errors import InputError, ModelError
 from denoiser.picture import FORMATS, HEIF_MISSING, Format, Mode, Picture, check_size
 
 logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)  # one line on stderr is ours
@@ -30,6 +30,7 @@ def decode(data: bytes) -> Picture:
     Raises:
         UnidentifiedImageError: No supported format.
         InputError: Too large, or pixels of a kind that is not supported.
+        ModelError: It needs an extra that is not installed.
         Exception: Whatever the decoders raise on damaged files.
     """
     if data[:4] in _TIFF_HEADERS:
@@ -82,12 +83,12 @@ def _load_heif() -> None:
     """Teach Pillow HEIF.
 
     Raises:
-        InputError: The extra is not installed.
+        ModelError: The extra is not installed.
     """
     try:
         import pillow_heif
     except ImportError:
-        raise InputError(HEIF_MISSING) from None
+        raise ModelError(HEIF_MISSING) from None
     pillow_heif.register_heif_opener()
 
 

@@ -34,6 +34,9 @@ _STRUCTURAL |= {
     _INTEROPERABILITY,
 }
 _STRUCTURAL |= set(range(321, 346)) | set(range(512, 533))
+# what tells how to develop a DNG (DNG 1.7, chapters 4 to 6), and would make a TIFF pass for one
+_STRUCTURAL |= {33421, 33422, *range(50706, 50742), *range(50778, 50782), *range(50827, 50835)}
+_STRUCTURAL |= {*range(50879, 53000)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +92,12 @@ def has_tag(block: bytes, tag: int) -> bool:
     return tag in _places(block)
 
 
-def from_tiff(data: bytes, offset: int) -> bytes | None:
+def from_tiff(data: bytes, offset: int | None = None) -> bytes | None:
     """Gather what a directory of a TIFF file says about its picture into an EXIF block, if it does.
+
+    Args:
+        data: The file.
+        offset: Of the directory; None is the first.
 
     Raises:
         ValueError: The file is damaged.

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from denoiser import watch
+from denoiser import raw, watch
 from denoiser.batch import Batch, Result
 from denoiser.console import FolderView, Show, say
 from denoiser.engine import Model
@@ -185,12 +185,13 @@ def left_out(plan: Plan, show: Show) -> list[str]:
     lines = []
     if plan.others:
         kinds = sorted({Path(name).suffix.lower() or "without suffix" for name in plan.others})
-        heif = set(kinds) & set(HEIF.suffixes)  # else they would not be here
+        extras = ((HEIF.suffixes, HEIF_MISSING), (raw.SUFFIXES, raw.MISSING))
+        missing = [f"; {fix}" for own, fix in extras if not set(kinds).isdisjoint(own)]
         more = ", ..." if len(kinds) > MOST_KINDS else ""
         lines = [f"{name}: of a kind that is not read" for name in plan.others if show.verbose]
         lines.append(
             f"files of kinds that are not read: {len(plan.others)}"
-            f" ({', '.join(kinds[:MOST_KINDS])}{more})" + (f"; {HEIF_MISSING}" if heif else "")
+            f" ({', '.join(kinds[:MOST_KINDS])}{more})" + "".join(missing)
         )
     if plan.folders:
         lines.append(f"folders that were not looked into: {plan.folders} (give --recursive)")

@@ -8,8 +8,8 @@ from typing import IO, Literal
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from denoiser import codecs
-from denoiser.errors import ArgumentError, DenoiserError, InputError, OutputError
+from denoiser import codecs, raw
+from denoiser.errors import ArgumentError, DenoiserError, InputError, ModelError, OutputError
 from denoiser.files import whole_file
 from denoiser.picture import (
     FORMATS,
@@ -32,11 +32,14 @@ __all__ = [
     "format_named",
     "format_of",
     "read",
+    "suffix_of",
     "write",
 ]
 
 _AVIF_HEADERS = (b"ftypavif", b"ftypavis")
 SUFFIXES = frozenset(suffix for format in FORMATS for suffix in format.suffixes)
+if raw.IS_INSTALLED:
+    SUFFIXES |= raw.SUFFIXES
 
 
 def format_of(path: Path | str) -> Format:
@@ -63,8 +66,20 @@ def format_by_suffix(suffix: str) -> Format:
             return format
     if suffix in HEIF.suffixes:
         raise ArgumentError(HEIF_MISSING)
+    if suffix in raw.SUFFIXES:
+        raise ArgumentError("nobody but cameras writes raw files: use .tif")
     known = ", ".join(format.suffixes[0] for format in FORMATS)
     raise ArgumentError(f"unknown format {suffix or '(none)'}; use {known}")
+
+
+def suffix_of(source: Path, format: Format | None) -> str:
+    """Say what the name of a result ends with: as its input's, unless another format is asked for.
+
+    Raw files become TIFF.
+    """
+    if format is None and source.suffix.lower() in raw.SUFFIXES:
+        format = format_named("TIFF")
+    return format.suffixes[0] if format else source.suffix
 
 
 def format_named(name: str) -> Format:
@@ -84,6 +99,7 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
 
     Raises:
         InputError: Missing, unreadable, damaged, of an unsupported kind, or too large.
+        ModelError: It needs an extra that is not installed.
     """
     if isinstance(source, Path):
         name = str(source)
@@ -96,9 +112,10 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
     if not data:
         raise InputError(f"{name} is empty")
     try:
-        picture = codecs.decode(data)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+        is_raw = Path(name).suffix.lower() in raw.SUFFIXES
+        picture = raw.decode(data) if is_raw else codecs.decode(data)
+    except (InputError, ModelError) as error:
+        raise type(error)(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         if data[4:12] in _AVIF_HEADERS:  # which is looked at whole before it is known
             raise InputError(f"{name} is damaged") from error

@@ -13,7 +13,7 @@ import numpy as np
 
 from denoiser import catalog, images, restore
 from denoiser.engine import CPU, Model, Precision
-from denoiser.errors import ArgumentError, InputError, OutputError
+from denoiser.errors import ArgumentError, InputError, ModelError, OutputError
 from denoiser.files import sha256_of
 from denoiser.picture import Format, Picture, as_rgb8
 from denoiser.restore import Progress
@@ -403,7 +403,7 @@ def _is_our_mask(path: Path) -> bool:
     """Whether a file is a mask as an earlier run has written it."""
     try:
         picture = images.read(path)
-    except InputError:
+    except (InputError, ModelError):
         return False
     return _signature(picture.pixels) in picture.texts
 

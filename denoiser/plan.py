@@ -9,7 +9,7 @@ from pathlib import Path
 
 from denoiser.errors import ArgumentError
 from denoiser.files import lie_within_each_other
-from denoiser.images import SUFFIXES
+from denoiser.images import SUFFIXES, suffix_of
 from denoiser.picture import Format
 
 JOURNAL_FOLDER = ".denoise"
@@ -101,8 +101,7 @@ def make_plan(
                 plan.others.append(path.relative_to(source).as_posix())
                 continue
             inside = path.relative_to(source)
-            extension = format.suffixes[0] if format else path.suffix
-            output = inside.with_name(f"{path.stem}{suffix}{extension}")
+            output = inside.with_name(f"{path.stem}{suffix}{suffix_of(path, format)}")
             plan.items.append(Item(inside.as_posix(), output.as_posix(), path, out / output))
     plan.items.sort(key=lambda item: item.name)
     plan.others.sort()

@@ -122,8 +122,7 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
         if source == "-":
             raise ArgumentError("OUT must be a file when IN is standard input")
         name = Path(source)
-        extension = format.suffixes[0] if format else name.suffix
-        out = out / f"{name.stem}{suffix}{extension}"
+        out = out / f"{name.stem}{suffix}{images.suffix_of(name, format)}"
     check_file(out)
     if source != "-" and out.exists() and out.samefile(source):
         raise ArgumentError("IN and OUT are the same file: the input is never overwritten")

@@ -247,13 +247,13 @@ def test_names_that_differ_in_case_clash_in_the_first_run_already(
 
 
 def test_files_of_other_kinds_are_told_and_named_if_asked(denoise_folder, folder):
-    for name in ("b.NEF", "c.nef", "d.cr2", "README"):
+    for name in ("b.PSD", "c.psd", "d.mp4", "README"):
         (folder / name).write_bytes(b"")
-    line = "files of kinds that are not read: 4 (.cr2, .nef, without suffix)"
+    line = "files of kinds that are not read: 4 (.mp4, .psd, without suffix)"
     for options in ([], ["--dry-run"]):
         result = denoise_folder(*options)
-        assert line in result.err and "d.cr2" not in result.err
-    assert "d.cr2: of a kind that is not read" in denoise_folder("--verbose").err
+        assert line in result.err and "d.mp4" not in result.err
+    assert "d.mp4: of a kind that is not read" in denoise_folder("--verbose").err
 
 
 def test_impossible_plans_end_before_anything_starts(

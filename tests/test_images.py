@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
 from denoiser import codecs, exif, jpeg
-from denoiser.errors import ArgumentError, InputError, OutputError
+from denoiser.errors import ArgumentError, InputError, ModelError, OutputError
 from denoiser.images import FORMATS, Picture, format_of, read, write
 from denoiser.job import Job
 from denoiser.picture import HEIF, adapt
@@ -584,7 +584,7 @@ def test_heic_of_phones_keeps_what_it_holds(tmp_path, srgb):
 
 def test_without_its_extra_heic_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(InputError, match=r"HEIC needs more: .* pip install '\.\[heif\]'"):
+    with pytest.raises(ModelError, match=r"HEIC needs more: .* pip install '\.\[heif\]'"):
         read(b"\0\0\0\x18ftypheic" + bytes(99))
     monkeypatch.setattr("denoiser.images.FORMATS", FORMATS[:1])
     with pytest.raises(ArgumentError, match=r"cannot write a.HEIC: HEIC needs more: .* pip"):

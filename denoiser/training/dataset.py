@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoiser.errors import InputError
+from denoiser.errors import InputError, ModelError
 from denoiser.images import SUFFIXES, as_rgb8, read
 
 REPORT_S = 10  # between lines that tell how far reading is
@@ -111,7 +111,7 @@ def read_pictures(
         except OSError as error:
             report(f"left out: {file.name}: {error.strerror}")
             continue
-        except InputError as error:
+        except (InputError, ModelError) as error:
             report(f"left out: {error}")
             continue
         if min(picture.shape[:2]) < smallest_px:
