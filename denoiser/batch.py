@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from denoiser import images, restore
+from denoiser import images
+from denoiser.arrays import Progress
 from denoiser.engine import CPU, Model
 from denoiser.errors import InputError, OutputError, explain
 from denoiser.files import real, sha256_of, stamp_of
@@ -109,7 +110,7 @@ class Batch:
         items: Iterable[Item],
         finished: Callable[[Result], None],
         started: Callable[[Item], None] = lambda item: None,
-        progress: restore.Progress | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Work through pictures.
 
@@ -283,7 +284,7 @@ class Batch:
             reads.popleft()
         return alike
 
-    def _restore(self, works: list[_Work], progress: restore.Progress | None) -> None:
+    def _restore(self, works: list[_Work], progress: Progress | None) -> None:
         """Restore pictures of one kind together."""
         started = time.perf_counter()
         pictures = [work.picture for work in works]

@@ -21,9 +21,9 @@ from denoiser.errors import INTERRUPTED, ArgumentError, OutputError, PartialErro
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from denoiser.arrays import Progress as Callback
     from denoiser.batch import Result
     from denoiser.plan import Item
-    from denoiser.restore import Progress as Callback
 
 BAR_AFTER_S = 1.0
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from denoiser import restore
+from denoiser.arrays import Progress
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError
 
@@ -22,7 +23,7 @@ def find_defects(
     image: np.ndarray,
     model: Model,
     kinds: tuple[Kind, ...] = KINDS,
-    progress: restore.Progress | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Find thin bright or dark defects.
 
@@ -46,9 +47,7 @@ def find_defects(
     return mask_of(find_cover(image, model, progress), kinds)
 
 
-def find_cover(
-    image: np.ndarray, model: Model, progress: restore.Progress | None = None
-) -> np.ndarray:
+def find_cover(image: np.ndarray, model: Model, progress: Progress | None = None) -> np.ndarray:
     """Run the model, arguments as in `find_defects`; (H, W, 3) uint8, 255 is certain."""
     return restore.denoise(image, model, sigma=0, progress=progress)
 

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from denoiser import grain, tiles
+from denoiser.arrays import Progress, check_image, is_share
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, ModelError, OutOfMemoryError, ShapeError
 from denoiser.picture import white_of
-from denoiser.restore import Progress, check_image, is_share
 
 CELL_PX = 32
 """Holes nearer than one to two cells are filled together."""

@@ -12,11 +12,11 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from denoiser import catalog, images, restore
+from denoiser.arrays import Progress, lights, shares
 from denoiser.engine import CPU, Model, Precision
 from denoiser.errors import ArgumentError, InputError, ModelError, OutputError
 from denoiser.files import sha256_of
 from denoiser.picture import Format, Picture, as_rgb8
-from denoiser.restore import Progress
 
 if TYPE_CHECKING:
     from denoiser.defects import Kind
@@ -252,7 +252,7 @@ class Inpainting(Job):
             path = self._mask_of(name, self.mask)
             mask = masks.from_picture(images.read(path), picture, str(path))
         elif self.detect:
-            finding, progress = restore.shares(progress, 2)
+            finding, progress = shares(progress, 2)
             on_gpu = model.provider != CPU
             precision: Precision = "fp32" if model.precision == "fp32" else "auto"
             finder = _finder(model.device if on_gpu else "cpu", precision, model.threads)
@@ -299,7 +299,7 @@ class Inpainting(Job):
         hole = masks.hole_of(mask, invert=self.invert, soft=self.soft, dilate_px=self.dilate_px)
         before = picture.pixels.copy() if picture.mode == "CMYK" else None
         hidden = picture.pixels[..., -1] <= 0 if picture.mode.endswith("A") else None
-        for part, told in restore.lights(picture.pixels, picture.mode, progress):
+        for part, told in lights(picture.pixels, picture.mode, progress):
             filling.inpaint(
                 part,
                 hole,

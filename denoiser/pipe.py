@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from denoiser import __version__, load_model
+from denoiser.arrays import Progress
 from denoiser.errors import INTERRUPTED, ArgumentError, DenoiserError, InputError
 from denoiser.job import Denoising, Inpainting, facts
 from denoiser.picture import LARGEST_FLOAT, LARGEST_MP, Picture
-from denoiser.restore import Progress
 
 PROTOCOL = 1
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}

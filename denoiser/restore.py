@@ -1,27 +1,19 @@
 """Restoring arrays: noise level, tiles, engine, blend."""
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from denoiser import tiles
+from denoiser.arrays import Progress, check_image, is_share, lights
 from denoiser.engine import Model
-from denoiser.errors import (
-    ArgumentError,
-    InputError,
-    OutOfMemoryError,
-    ShapeError,
-)
+from denoiser.errors import ArgumentError, OutOfMemoryError
 from denoiser.noise import estimate_sigma, pool
 from denoiser.picture import white_of
-
-Progress = Callable[[int, int], None]
-"""Called with the pixels done and the pixels in all."""
 
 OVERLAP_PX = 16
 SMALLEST_TILE_PX = 320
@@ -104,36 +96,22 @@ def _denoise_stack(
         out[...] = stack
         return [0.0 if sigma == "auto" else float(sigma)] * len(stack)
     levels = [noise_level(image, sigma, model) for image in stack]
+    white = np.array([white_of(image) for image in stack], np.float32)[:, None, None, None]
     tile_px = tile_px or _default_tile_px(model)
     noise: list[np.ndarray] | None = None
+    is_touched = False  # what is written may have been the input
     while True:
-        if noise is None:
-            noise = _find_noise(stack, levels, model, tile_px, progress)
-        if noise is not None and _tiled(stack, out, noise, model, strength, tile_px, progress):
+        try:
+            if noise is None:
+                noise = _find_noise(stack, white, levels, model, tile_px, progress)
+            for rows, band in _bands(stack, white, noise, model, strength, tile_px, progress):
+                is_touched = True
+                _write(out[:, rows], band, white)
             return [float(places.mean()) for places in noise]
+        except OutOfMemoryError:
+            if is_touched or tile_px < 2 * _smallest_tile_px(model):
+                raise
         tile_px //= 2
-
-
-def check_image(image: np.ndarray, out: np.ndarray | None) -> None:
-    """Refuse what is no image, or an `out` that is not like it.
-
-    Raises:
-        ShapeError: Unsupported shape or dtype.
-        InputError: NaN or infinite values, or such as float32 does not hold.
-    """
-    if not isinstance(image, np.ndarray):
-        raise ShapeError(f"image must be an array, not {type(image).__name__}")
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise ShapeError(f"image must be (H, W), (H, W, 1) or (H, W, 3), not {image.shape}")
-    if image.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
-        raise ShapeError(f"image must be uint8, uint16 or floating point, not {image.dtype}")
-    if out is not None and (out.shape != image.shape or out.dtype != image.dtype):
-        raise ShapeError(f"out must be like image: {image.shape} {image.dtype}")
-    if image.dtype.kind == "f":
-        if not np.isfinite(image).all():
-            raise InputError("the image holds NaN or infinite values")
-        if image.dtype == np.float64 and np.abs(image).max(initial=0) > np.finfo(np.float32).max:
-            raise InputError("the image holds values beyond those of float32")
 
 
 def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model) -> float | None:
@@ -203,44 +181,6 @@ def denoise_channels(
     return levels[0]
 
 
-def lights(
-    stack: np.ndarray, mode: str, progress: Progress | None
-) -> Iterator[tuple[np.ndarray, Progress | None]]:
-    """Give what may be restored of pixels that may have alpha, or be ink.
-
-    Args:
-        stack: (..., C), written through what is given.
-        mode: "L", "LA", "RGB", "RGBA" or "CMYK".
-        progress: Shared out among them.
-
-    Yields:
-        Views (..., 1) or (..., 3) of grey or colour, each with its share of the callback. Of ink,
-        while it is held, the light that it leaves: cyan, magenta and yellow together as colour,
-        then black as grey.
-    """
-    colour = stack[..., :3] if mode in ("RGB", "RGBA", "CMYK") else stack[..., :1]
-    if mode != "CMYK":
-        yield colour, progress
-        return
-    full = stack.dtype.type(np.iinfo(stack.dtype).max if stack.dtype.kind == "u" else 1)
-    parts = (colour, stack[..., 3:])
-    for part, told in zip(parts, shares(progress, len(parts)), strict=True):
-        np.subtract(full, part, out=part)
-        yield part, told
-        np.subtract(full, part, out=part)
-
-
-def shares(progress: Progress | None, count: int) -> list[Progress | None]:
-    """Share a callback out among `count` pieces of work that take as long as each other."""
-    if progress is None:
-        return [None] * count
-
-    def tell(index: int, done: int, total: int) -> None:
-        progress(index * total + done, count * total)
-
-    return [functools.partial(tell, index) for index in range(count)]
-
-
 def tile_within(memory_bytes: int, image: np.ndarray, model: Model, tile_px: int = 0) -> int:
     """Choose the largest tile, up to `tile_px` or the default, for a limit on memory.
 
@@ -282,11 +222,6 @@ def _check(image: np.ndarray, sigma: float | str, strength: float, out: np.ndarr
         raise ArgumentError(f"sigma must be 'auto' or lie in 0-1, not {sigma!r}")
 
 
-def is_share(value: object) -> bool:
-    """Whether something is a number in 0-1."""
-    return isinstance(value, int | float | np.number) and bool(0 <= value <= 1)
-
-
 def _default_tile_px(model: Model) -> int:
     return tiles.default_tile_px(model.contract.halo, OVERLAP_PX, model.contract.stride)
 
@@ -297,62 +232,53 @@ def _smallest_tile_px(model: Model) -> int:
     return max(SMALLEST_TILE_PX, own)
 
 
-def _is_smallest(tile_px: int, model: Model) -> bool:
-    return tile_px < 2 * _smallest_tile_px(model)
-
-
 def _spans(stack: np.ndarray, tile_px: int, halo_px: int, stride: int) -> list[list[tiles.Span]]:
     """Plan the rows and the columns of tiles of (N, H, W, C)."""
     return [tiles.plan(length, tile_px, halo_px, OVERLAP_PX, stride) for length in stack.shape[1:3]]
 
 
-def _whites(stack: np.ndarray) -> np.ndarray:
-    return np.array([white_of(image) for image in stack], np.float32)[:, None, None, None]
-
-
 def _find_noise(
     stack: np.ndarray,
+    white: np.ndarray,
     levels: Sequence[float | None],
     model: Model,
     tile_px: int,
     progress: Progress | None,
-) -> list[np.ndarray] | None:
+) -> list[np.ndarray]:
     """Find how noisy the places of images are.
 
     Places are squares of the model's stride, from the upper left corner.
 
     Args:
         stack: (N, H, W, C).
+        white: (N, 1, 1, 1) float32, what stands for white in each.
         levels: N noise levels in [0, 1] units, or None to have the model estimate.
         model: The model.
         tile_px: Side of the restorer's tiles, which these do not exceed but for their wider halo.
         progress: Told for each tile that nothing is restored yet; it may stop the work.
 
     Returns:
-        N maps (H / stride, W / stride), rounded up; or None if the device lacks memory for such
-        tiles.
+        N maps (H / stride, W / stride), rounded up.
+
+    Raises:
+        OutOfMemoryError: The device lacks memory for such tiles.
     """
-    side, white, halo_px = model.contract.stride, _whites(stack), model.contract.noise_halo
-    count, height, width = len(stack), *(math.ceil(length / side) for length in stack.shape[1:3])
+    stride, halo_px = model.contract.stride, model.contract.noise_halo
+    count, height, width = len(stack), *(math.ceil(length / stride) for length in stack.shape[1:3])
     told = [np.float32(level) for level in levels if level is not None]
     if len(told) == count:
         return [np.broadcast_to(level, (height, width)) for level in told]
     noise, brightness = (np.empty((count, height, width), np.float32) for _ in range(2))
-    least = tiles.smallest_tile_px(halo_px, OVERLAP_PX, side)
+    least = tiles.smallest_tile_px(halo_px, OVERLAP_PX, stride)
     noise_tile_px = max(min(tile_px, NOISE_TILE_PX), least)
-    for row, column in itertools.product(*_spans(stack, noise_tile_px, halo_px, side)):
+    for row, column in itertools.product(*_spans(stack, noise_tile_px, halo_px, stride)):
         if progress:
             progress(0, stack.shape[1] * stack.shape[2])
         windows = stack[:, row.window, column.window]
         batch = _to_batch(windows, white, row, column)
-        try:
-            found = model.estimate(batch)[:, 0]
-        except OutOfMemoryError:
-            if _is_smallest(tile_px, model):
-                raise
-            return None
-        inner, outer = zip(*(_places(span, side) for span in (row, column)), strict=True)
-        size = (batch.shape[3] // side, batch.shape[2] // side)
+        found = model.estimate(batch)[:, 0]
+        inner, outer = zip(*(_places(span, stride) for span in (row, column)), strict=True)
+        size = (batch.shape[3] // stride, batch.shape[2] // stride)
         for index in range(count):
             noise[index][outer] = _resized(found[index], size, Image.Resampling.BOX)[inner]
             grey = _resized(batch[index].mean(0), size, Image.Resampling.BOX)
@@ -360,11 +286,11 @@ def _find_noise(
     return [pool(*both) for both in zip(noise, brightness, strict=True)]
 
 
-def _places(span: tiles.Span, side: int) -> tuple[slice, slice]:
+def _places(span: tiles.Span, stride: int) -> tuple[slice, slice]:
     """Say which squares a tile is to fill along an axis: in its window, and in the whole image."""
-    first = (span.core_start + span.fade_in // 2) // side
-    last = (span.core_stop - span.fade_out // 2) // side
-    start = span.start // side
+    first = (span.core_start + span.fade_in // 2) // stride
+    last = (span.core_stop - span.fade_out // 2) // stride
+    start = span.start // stride
     return slice(first - start, last - start), slice(first, last)
 
 
@@ -401,35 +327,38 @@ def _restore_batch(
     return restored
 
 
-def _tiled(
+def _bands(
     stack: np.ndarray,
-    out: np.ndarray,
+    white: np.ndarray,
     noise: Sequence[np.ndarray],
     model: Model,
     strength: float,
     tile_px: int,
     progress: Progress | None,
-) -> bool:
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Restore a row of tiles at a time, so that only one row is ever held in float32.
 
     Args:
-        stack: (N, H, W, C).
-        out: Where the result goes; may be `stack`.
+        stack: (N, H, W, C); may be overwritten where it has been restored.
+        white: (N, 1, 1, 1) float32, what stands for white in each.
         noise: N maps of `_find_noise`.
         model: The model.
         strength: As in `denoise`.
         tile_px: Side of the tiles.
         progress: Told after each tile.
 
-    Returns:
-        False if the device lacks memory for such tiles and `out` is still untouched.
+    Yields:
+        Rows, from top to bottom, and (N, C, h, width) float32 in [0, 1], what they are restored to.
+
+    Raises:
+        OutOfMemoryError: The device lacks memory for such tiles.
     """
     count, height, width, channels = stack.shape
-    stride, white = model.contract.stride, _whites(stack)
+    stride = model.contract.stride
     row_spans, column_spans = _spans(stack, tile_px, model.contract.halo, stride)
     faded = np.empty((count, channels, 0, width), np.float32)  # the overlap with the row above
     rows = stack[:, : row_spans[0].stop].copy()
-    for index, row in enumerate(row_spans):
+    for row, following in itertools.zip_longest(row_spans, row_spans[1:]):
         band = np.empty((count, channels, row.core_stop - row.core_start, width), np.float32)
         for column in column_spans:
             batch = _to_batch(rows[:, :, column.window], white, row, column)
@@ -437,12 +366,7 @@ def _tiled(
                 slice(span.start // stride, span.stop // stride) for span in (row, column)
             )
             local = [places[down, across] for places in noise]
-            try:
-                restored = _restore_batch(batch, local, model, strength)
-            except OutOfMemoryError:
-                if index or _is_smallest(tile_px, model):
-                    raise
-                return False
+            restored = _restore_batch(batch, local, model, strength)
             start, stop = column.core_start, min(column.core_stop, width)
             core = restored[:, :, row.inner, column.inner][..., : stop - start]
             if channels == 1:
@@ -455,13 +379,11 @@ def _tiled(
                 progress(above * width + this * stop, height * width)
         row.fade(band.swapaxes(2, 3))
         band[:, :, : row.fade_in] += faded
-        if index + 1 < len(row_spans):  # taken before `out`, which may be `stack`, is written
-            following = row_spans[index + 1]
+        if following:  # taken before what was restored may be overwritten
             rows = stack[:, following.start : following.stop].copy()
         kept = min(row.core_stop - row.fade_out, height) - row.core_start
         faded = band[:, :, band.shape[2] - row.fade_out :].copy()
-        _write(out[:, row.core_start : row.core_start + kept], band[:, :, :kept], white)
-    return True
+        yield slice(row.core_start, row.core_start + kept), band[:, :, :kept]
 
 
 def _write(out: np.ndarray, band: np.ndarray, white: np.ndarray) -> None:

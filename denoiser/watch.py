@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from denoiser import restore
+from denoiser.arrays import Progress
 from denoiser.batch import Batch, Result, is_full, ours, place_of
 from denoiser.errors import OutputError
 from denoiser.files import move_new, stamp_of, sync_folder, write_text
@@ -84,7 +84,7 @@ class Watcher:
         self,
         finished: Callable[[Result], None],
         started: Callable[[Item], None] = lambda item: None,
-        progress: restore.Progress | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Watch until the batch's `stop` is set; callbacks as of `Batch.run`."""
 
