@@ -2,19 +2,17 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from denoiser import catalog, images, restore
+from denoiser import catalog, images, mask_files, restore
 from denoiser.arrays import Progress, lights, shares
 from denoiser.engine import CPU, Model, Precision
-from denoiser.errors import ArgumentError, InputError, ModelError, OutputError
+from denoiser.errors import ArgumentError, OutputError
 from denoiser.files import sha256_of
 from denoiser.picture import Format, Picture, as_rgb8
 
@@ -213,7 +211,7 @@ class Inpainting(Job):
 
     def settings(self, name: str) -> dict[str, Any]:
         """Settings, with the checksum of the mask, or of what finds it, in its place."""
-        sha256 = sha256_of(self._mask_of(name, self.mask)) if self.mask else None
+        sha256 = sha256_of(mask_files.find(name, self.mask)) if self.mask else None
         settings = super().settings(name) | {"mask": _finder_sha256() if self.detect else sha256}
         del settings["replace_masks"]
         return settings
@@ -249,7 +247,7 @@ class Inpainting(Job):
 
         (name,), (picture,) = names, pictures
         if self.mask:
-            path = self._mask_of(name, self.mask)
+            path = mask_files.find(name, self.mask)
             mask = masks.from_picture(images.read(path), picture, str(path))
         elif self.detect:
             finding, progress = shares(progress, 2)
@@ -266,7 +264,8 @@ class Inpainting(Job):
         if not self.mask and not self.detect:
             masks.make_opaque(picture, hole)
         if self.mask_out:
-            self._write_mask(name, hole)
+            path = self._mask_out_of(name)
+            mask_files.write(hole, path, overwrite=self.may_replace_mask(path))
         report = facts(picture, model) | {"filled_px": int((hole > 0).sum())}
         if not report["filled_px"]:
             reason = "no defect was found" if self.detect else "the mask is empty"
@@ -314,73 +313,14 @@ class Inpainting(Job):
             np.copyto(picture.pixels, before, where=(hole == 0)[..., None])
         return hole
 
-    def _write_mask(self, name: str, hole: np.ndarray) -> None:
-        """Write a hole (H, W) as a grey PNG.
-
-        Raises:
-            OutputError: It cannot be written, or another's is there and is not to be replaced.
-        """
-        path = self._mask_out_of(name)
-        if self.is_folder:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"cannot make {path.parent}: {error.strerror}") from error
-        grey = np.rint(255 * hole).astype(np.uint8)[..., None]
-        mask = Picture(grey, "L", "PNG", texts=[_signature(grey)])
-        overwrite = self.may_replace_mask(path)
-        images.write(mask, path, images.format_named("PNG"), overwrite=overwrite)
-
     def may_replace_mask(self, path: Path) -> bool:
         """Whether a file may be replaced by a mask: it is one of ours that nobody has changed."""
-        return self.replace_masks or _is_our_mask(path)
+        return self.replace_masks or mask_files.is_ours(path)
 
     def _mask_out_of(self, name: str) -> Path:
         assert self.mask_out
         inside = Path(name).with_suffix(".png")
         return self.mask_out / inside if self.is_folder else self.mask_out
-
-    @staticmethod
-    def _mask_of(name: str, mask: Path) -> Path:
-        """Find the mask of a picture.
-
-        Raises:
-            InputError: There is none, or more than one.
-        """
-        if not mask.is_dir():
-            if not mask.is_file():
-                raise InputError(f"no such mask: {mask}")
-            return mask
-        folder, stem = (mask / name).parent, Path(name).stem
-        try:
-            alike = _by_stem(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
-        except OSError as error:
-            raise InputError(f"cannot read {folder}: {error.strerror}") from error
-        found = [path for path in alike.get(_folded(stem), []) if _has_stem(path, stem)]
-        if len(found) != 1:
-            many = "several masks" if found else "no mask"
-            raise InputError(f"{many} for {name} in {mask}")
-        return found[0]
-
-
-@functools.lru_cache(maxsize=64)
-def _by_stem(folder: Path, changed: int) -> dict[str, list[Path]]:
-    """Sort the pictures in a folder by folded stem; `changed`, its time, is there to ask again."""
-    found: dict[str, list[Path]] = {}
-    for path in folder.iterdir():
-        if path.suffix.lower() in images.SUFFIXES and path.is_file():
-            found.setdefault(_folded(path.stem), []).append(path)
-    return found
-
-
-def _folded(stem: str) -> str:
-    return unicodedata.normalize("NFC", stem).casefold()
-
-
-def _has_stem(path: Path, stem: str) -> bool:
-    """Whether a file is found by a stem: some systems do not mind how names are spelt."""
-    same = path.with_name(stem + path.suffix)
-    return path.stem == stem or (same.is_file() and same.samefile(path))
 
 
 @functools.lru_cache(maxsize=1)
@@ -392,20 +332,6 @@ def _finder(device: str, precision: Precision, threads: int) -> Model:
 @functools.cache
 def _finder_sha256() -> str:
     return sha256_of(catalog.find(task="detect"))
-
-
-def _signature(mask: np.ndarray) -> tuple[bytes, bytes]:
-    """Text in a PNG by which we know a mask of ours that nobody has changed."""
-    return b"tEXt", b"denoiser mask\0" + hashlib.sha256(mask.tobytes()).hexdigest().encode()
-
-
-def _is_our_mask(path: Path) -> bool:
-    """Whether a file is a mask as an earlier run has written it."""
-    try:
-        picture = images.read(path)
-    except (InputError, ModelError):
-        return False
-    return _signature(picture.pixels) in picture.texts
 
 
 def facts(picture: Picture, model: Model) -> dict[str, Any]:
