@@ -21,7 +21,7 @@ _UNSPECIFIED = (2, 2)  # codes of H.273: primaries and transfer
 _OTHER_COLOURS = "its colours (primaries {}, transfer {} of H.273) are taken for those of sRGB"
 _XMP_SIDES = {b"PixelXDimension": b"PixelYDimension", b"ImageWidth": b"ImageLength"}
 _XMP_SIDES |= {other: side for side, other in _XMP_SIDES.items()}
-_TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF_HEADERS = (*exif.HEADERS.values(), b"II+\0", b"MM\0+")
 
 
 def decode(data: bytes) -> Picture:

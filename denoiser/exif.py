@@ -12,7 +12,9 @@ import struct
 from collections.abc import Iterator
 from typing import IO
 
-ORIENTATION, X_RESOLUTION, XMP = 0x0112, 0x011A, 700
+HEADERS = {"<": b"II*\0", ">": b"MM\0*"}
+"""First bytes of a TIFF by its byte order as `struct` has it."""
+ORIENTATION, X_RESOLUTION, SOFTWARE, XMP = 0x0112, 0x011A, 0x0131, 700
 EXIF_DIRECTORY, GPS_DIRECTORY = 0x8769, 0x8825
 IPTC, PHOTOSHOP_RESOURCES, PHOTOSHOP_LAYERS = 33723, 34377, 37724
 _SIDES, _EXIF_SIDES = (0x0100, 0x0101), (0xA002, 0xA003)  # width and height
@@ -37,6 +39,7 @@ _STRUCTURAL |= set(range(321, 346)) | set(range(512, 533))
 # what tells how to develop a DNG (DNG 1.7, chapters 4 to 6), and would make a TIFF pass for one
 _STRUCTURAL |= {33421, 33422, *range(50706, 50742), *range(50778, 50782), *range(50827, 50835)}
 _STRUCTURAL |= {*range(50879, 53000)}
+_STRUCTURAL |= set(range(1, 254))  # Panasonic's, which tell how to develop its raw files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +108,7 @@ def from_tiff(data: bytes, offset: int | None = None) -> bytes | None:
     found = parse(data, offset)
     if not found.entries and not found.directories:
         return None
-    header = {"<": b"II*\0", ">": b"MM\0*"}[found.order] + struct.pack(found.order + "I", 8)
+    header = HEADERS[found.order] + struct.pack(found.order + "I", 8)
     return header + append(found, found.entries, 8)
 
 

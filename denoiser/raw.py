@@ -1,8 +1,8 @@
 """Raw files of cameras, developed plainly by LibRaw, with the extra `raw`."""
 
-import contextlib
 import importlib.util
 import io
+import struct
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -29,45 +29,55 @@ _SRGB_CURVE = (2.4, 12.92)
 def decode(data: bytes) -> Picture:
     """Develop a raw file: upright, sRGB of 16 bits, white balance of the camera.
 
-    Nothing is brightened, so nothing is clipped that the sensor has not clipped.
+    Nothing is brightened. LibRaw itself writes to stderr what it misses in damaged files.
 
     Raises:
         ModelError: The extra is not installed.
-        InputError: Too large, or not of a camera that LibRaw knows.
-        Exception: Whatever LibRaw raises on damaged files.
+        InputError: Too large, damaged, or not of a camera that LibRaw knows.
     """
     try:
         import rawpy
     except ImportError:
         raise ModelError(MISSING) from None
     try:
-        opened = rawpy.imread(io.BytesIO(data))
+        with rawpy.imread(io.BytesIO(data)) as raw:
+            check_size(raw.sizes.raw_width, raw.sizes.raw_height)
+            pixels = raw.postprocess(
+                use_camera_wb=True,
+                no_auto_bright=True,
+                adjust_maximum_thr=0.0,  # or the brightest pixel may be taken for white
+                output_bps=16,
+                gamma=_SRGB_CURVE,
+            )
+            picture = Picture(pixels, "L" if pixels.shape[2] == 1 else "RGB", "TIFF")
+            picture.notes.append("developed plainly: the raw data and settings for it are not kept")
+            try:
+                _describe(picture, data, raw)
+            except (rawpy.LibRawError, OSError, ValueError, struct.error):
+                picture.notes.append("its EXIF is damaged or missing: dropped")
     except rawpy.LibRawFileUnsupportedError:
         raise InputError("LibRaw does not know such raw files") from None
-    with opened as raw:
-        check_size(raw.sizes.raw_width, raw.sizes.raw_height)
-        pixels = raw.postprocess(
-            use_camera_wb=True, no_auto_bright=True, output_bps=16, gamma=_SRGB_CURVE
-        )
-        picture = Picture(pixels, "L" if pixels.shape[2] == 1 else "RGB", "TIFF")
-        picture.notes.append("developed plainly: the raw data and settings for it are not kept")
-        try:
-            if block := _exif(data, raw):
-                picture.exif = exif.without_thumbnail(exif.reset_orientation(block)[1])
-        except Exception:  # of previews as of files
-            picture.notes.append("its EXIF cannot be read: dropped")
+    except rawpy.LibRawError as error:
+        raise InputError(f"damaged: {error.args[0].decode(errors='replace')}") from error
     return picture
 
 
-def _exif(data: bytes, raw: "rawpy.RawPy") -> bytes | None:
-    """Gather what a raw file says about its picture as a TIFF, or else with its preview."""
-    import rawpy
-
-    with contextlib.suppress(ValueError):  # of what is no TIFF
-        return exif.from_tiff(data)
-    preview = raw.extract_thumb()
-    if preview.format is not rawpy.ThumbFormat.JPEG:
-        return None
-    with Image.open(io.BytesIO(preview.data)) as file:
-        block: bytes | None = file.info.get("exif")
-    return block and block.removeprefix(b"Exif\0\0")
+def _describe(picture: Picture, data: bytes, raw: "rawpy.RawPy") -> None:
+    """Take over what a raw file says about its picture, as a TIFF or else with its preview."""
+    if data[:2] in (b"II", b"MM"):
+        if data[:4] not in exif.HEADERS.values():  # Olympus and Panasonic have marks of their own
+            data = exif.HEADERS["<" if data[:2] == b"II" else ">"] + data[4:]
+        block = exif.from_tiff(data)
+        picture.iptc = exif.value_of(data, exif.IPTC)
+        if exif.value_of(data, exif.XMP):
+            picture.notes.append("its XMP, which tells how to develop it, is dropped")
+    else:
+        with Image.open(io.BytesIO(raw.extract_thumb().data)) as preview:
+            block = preview.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        exif.parse(block)
+        if (exif.value_of(block, exif.SOFTWARE) or b"").startswith(b"dcraw"):
+            if raw.other.timestamp.year < 1971:
+                raise ValueError("LibRaw has made it up")
+            picture.notes.append("of its EXIF only what LibRaw knows is kept")
+    if block:
+        picture.exif = exif.without_thumbnail(exif.reset_orientation(block)[1])

@@ -1,30 +1,38 @@
+import datetime
 import io
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from test_images import IPTC, exif_block, exif_facts
 
-from denoiser import cli, images
+from denoiser import cli, exif, images, raw
 from denoiser.errors import ArgumentError, InputError, ModelError
+from denoiser.picture import Picture
 from denoiser.plan import make_plan
 
 BLACK, WHITE = 64, 4095
 LINEAR, ENCODED = (0.2, 0.4, 0.1), (0.4845, 0.6652, 0.3492)  # in sRGB
+NEUTRAL = (0.5, 1.0, 0.5)
+PLAIN = "developed plainly: the raw data and settings for it are not kept"
 
 
-def dng(orientation=1):
-    """A mosaic of one colour, 64x48, by a camera whose primaries are those of sRGB."""
+def dng(orientation=1, tags=(), says=True):
+    """A mosaic of one colour, 64x48, brighter at its left edge; the primaries are those of sRGB."""
     mosaic = np.empty((48, 64), np.uint16)
-    red, green, blue = (round(BLACK + value * (WHITE - BLACK)) for value in LINEAR)
+    red, green, blue = (
+        round(BLACK + value * share * (WHITE - BLACK))
+        for value, share in zip(LINEAR, NEUTRAL, strict=True)
+    )
     mosaic[0::2, 0::2], mosaic[1::2, 1::2] = red, blue
     mosaic[0::2, 1::2] = mosaic[1::2, 0::2] = green
+    mosaic[:, :2] = BLACK + 0.8 * (WHITE - BLACK)
     from_xyz = (32406, -15372, -4986, -9689, 18758, 415, 557, -2040, 10570)
-    tags = [
-        (271, "s", 0, "Acme", True),
+    own = [
         (274, "H", 1, orientation, True),
-        (700, "B", 5, b"<xmp>", True),
         (33421, "H", 2, (2, 2), True),  # CFARepeatPatternDim, CFAPattern
         (33422, "B", 4, b"\0\1\1\2", True),
         (50706, "B", 4, b"\1\4\0\0", True),  # DNGVersion, UniqueCameraModel
@@ -32,33 +40,36 @@ def dng(orientation=1):
         (50714, "H", 1, BLACK, True),
         (50717, "H", 1, WHITE, True),
         (50721, "2i", 9, [part for value in from_xyz for part in (value, 10_000)], True),
-        (50728, "2I", 3, (1,) * 6, True),  # AsShotNeutral, CalibrationIlluminant1
+        (50728, "2I", 3, (1, 2, 1, 1, 1, 2), True),  # AsShotNeutral, CalibrationIlluminant1
         (50778, "H", 1, 21, True),
     ]
     file = io.BytesIO()
-    tifffile.imwrite(file, mosaic, photometric="cfa", metadata=None, software=False, extratags=tags)
+    tifffile.imwrite(
+        file, mosaic, photometric="cfa", metadata=None, software=False, extratags=[*own, *tags]
+    )
+    if says:
+        exif.add_to_tiff(file, exif.parse(exif_block(order="<")), {exif.IPTC: IPTC})
     return file.getvalue()
 
 
-def test_a_raw_file_is_developed_upright_and_says_what_is_not_kept(tmp_path):
-    (tmp_path / "a.DNG").write_bytes(dng(orientation=6))
-    found = images.read(tmp_path / "a.DNG")
+def test_a_raw_file_is_developed_upright_and_says_what_is_not_kept():
+    found = images.read(dng(orientation=6, tags=[(700, "B", 5, b"<xmp>", True)]), "a.DNG")
     assert (found.pixels.shape, found.pixels.dtype, found.mode) == ((64, 48, 3), np.uint16, "RGB")
-    assert np.abs(found.pixels[8:-8, 8:-8] / 65535 - ENCODED).max() < 1e-3
-    assert found.notes == ["developed plainly: the raw data and settings for it are not kept"]
+    assert np.abs(found.pixels[12:-8, 8:-8] / 65535 - ENCODED).max() < 1e-3
+    assert exif_facts(found.exif) == exif_facts(exif_block()) and found.iptc == IPTC
+    assert found.notes == [PLAIN, "its XMP, which tells how to develop it, is dropped"]
 
 
-def test_the_result_is_a_tiff_with_exif_that_does_not_pass_for_a_raw_file(tmp_path, identity_path):
+def test_the_result_is_a_tiff_that_does_not_pass_for_a_raw_file(tmp_path, identity_path):
     (tmp_path / "a.dng").write_bytes(dng(orientation=8))
     command = [tmp_path / "a.dng", tmp_path, "-m", identity_path, "--device", "cpu"]
     cli.denoise.main([str(word) for word in command], standalone_mode=False)
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
-        tags = file.pages.first.tags
-        assert (tags[271].value, tags[274].value) == ("Acme", 1)
-        assert not [tag.code for tag in tags if tag.code >= 50706 or tag.code in (33421, 33422)]
-        assert file.pages.first.dtype == np.uint16
-    with Image.open(tmp_path / "a.tif") as file:
-        assert file.size == (48, 64)
+        page = file.pages.first
+        assert (page.dtype, page.shape, page.tags[274].value) == (np.uint16, (64, 48, 3), 1)
+        assert not [tag for tag in page.tags if tag.code >= 50706 or tag.code in (33421, 33422)]
+    found = images.read(tmp_path / "a.tif")
+    assert exif_facts(found.exif) == exif_facts(exif_block()) and found.iptc == IPTC
 
 
 def test_raw_files_of_a_folder_become_tiff(tmp_path):
@@ -78,11 +89,47 @@ def test_raw_files_of_a_folder_become_tiff(tmp_path):
         images.format_of("a.NEF")
 
 
-def test_what_is_no_raw_file_of_a_known_camera_is_refused(tmp_path):
-    for name, data in (("a.cr2", b"II*\0" + bytes(2000)), ("b.dng", dng()[:100])):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(InputError, match=rf"{name}\b"):
-            images.read(tmp_path / name)
+def described(block, year=2026):
+    """What is taken over from a raw file that is no TIFF, whose preview has an EXIF block."""
+    preview = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(preview, "JPEG", exif=b"Exif\0\0" + block)
+    file = SimpleNamespace(
+        extract_thumb=lambda: SimpleNamespace(data=preview.getvalue()),
+        other=SimpleNamespace(timestamp=datetime.datetime(year, 1, 1)),
+    )
+    picture = Picture(np.zeros((1, 1, 3), np.uint16), "RGB", "TIFF")
+    raw._describe(picture, b"FUJIFILM", file)
+    return picture
+
+
+def test_exif_of_a_preview_is_kept_if_a_camera_wrote_it():
+    found = described(exif_block(orientation=6))
+    assert exif_facts(found.exif) == exif_facts(exif_block()) and not found.notes
+    assert exif.reset_orientation(found.exif)[0] == 1
+    made_up = Image.Exif()
+    made_up[exif.SOFTWARE] = "dcraw v9.26"
+    invented = made_up.tobytes().removeprefix(b"Exif\0\0")
+    assert described(invented).notes == ["of its EXIF only what LibRaw knows is kept"]
+    for block, year in ((invented, 1970), (b"II", 2026)):
+        with pytest.raises(ValueError):
+            described(block, year)
+
+
+def test_olympus_and_panasonic_have_exif_behind_marks_of_their_own():
+    data = exif_block(order="<")
+    for mark in (b"IIRO", b"IIU\0"):
+        picture = Picture(np.zeros((1, 1, 3), np.uint16), "RGB", "TIFF")
+        raw._describe(picture, mark + data[4:], SimpleNamespace())
+        assert exif_facts(picture.exif) == exif_facts(data)
+
+
+def test_what_is_no_raw_file_of_a_known_camera_is_refused():
+    for data, message in (
+        (b"II*\0" + bytes(2000), "LibRaw does not know such raw files"),
+        (dng(says=False)[:4000], "damaged: Input/output error"),
+    ):
+        with pytest.raises(InputError, match=f"^a.cr2: {message}$"):
+            images.read(data, "a.cr2")
 
 
 def test_without_its_extra_a_raw_file_says_what_it_needs(monkeypatch):
