@@ -56,7 +56,8 @@ def denoise(
         ArgumentError: An argument is out of range.
         InputError: `image` holds NaN or infinite values.
         ModelError: The model returned NaN.
-        OutOfMemoryError: Not even small tiles fit the device.
+        OutOfMemoryError: Not even small tiles fit the device; or memory ran out when `out` is
+            `image` and part of it was restored already.
     """
     out = np.empty_like(image) if out is None else out
     _check(image, sigma, strength, out)
@@ -99,13 +100,13 @@ def _denoise_stack(
     white = np.array([white_of(image) for image in stack], np.float32)[:, None, None, None]
     tile_px = tile_px or _default_tile_px(model)
     noise: list[np.ndarray] | None = None
-    is_touched = False  # what is written may have been the input
+    in_place, is_touched = np.may_share_memory(out, stack), False
     while True:
         try:
             if noise is None:
                 noise = _find_noise(stack, white, levels, model, tile_px, progress)
             for rows, band in _bands(stack, white, noise, model, strength, tile_px, progress):
-                is_touched = True
+                is_touched = in_place
                 _write(out[:, rows], band, white)
             return [float(places.mean()) for places in noise]
         except OutOfMemoryError:
@@ -161,6 +162,8 @@ def denoise_channels(
         Of each picture the noise level that was found or given, in [0, 1] units, its mean where it
         varies; 0 if `strength` is 0 and nobody looked. For ink that of cyan, magenta and yellow.
     """
+    if strength == 0:  # ink that becomes light and ink again may be rounded
+        return [0.0 if sigma == "auto" else float(sigma)] * len(pictures)
     stack = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
     levels = []
     for part, told in lights(stack, mode, progress):

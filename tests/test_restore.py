@@ -11,7 +11,7 @@ from conftest import (
     surroundings_as_noise_onnx,
     tiny_onnx,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
@@ -38,7 +38,6 @@ def random_image(shape, dtype, seed=0):
     return rng.integers(0, np.iinfo(dtype).max + 1, shape, dtype)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([0, 1, 3]), dtypes)
 def test_identity_model_returns_any_image_of_any_size(identity, height, width, channels, dtype):
     image = random_image((height, width, channels) if channels else (height, width), dtype)
@@ -122,6 +121,10 @@ def test_strength_scales_what_is_removed_and_zero_is_exact():
         np.testing.assert_allclose(restored, 0.5 - 0.2 * strength, atol=1e-6)
     noise = random_image((20, 20, 3), np.uint16)
     np.testing.assert_array_equal(denoise(noise, model, sigma=0.2, strength=0), noise)
+    ink = random_image((20, 20, 4), np.float32) ** 3
+    before = ink.copy()
+    assert denoise_channels([ink], "CMYK", model, sigma=0.2, strength=0) == [0.2]
+    np.testing.assert_array_equal(ink, before)
 
 
 def test_released_model_cleans_colour_and_grey(photo, rng):
@@ -173,15 +176,24 @@ def test_alpha_is_untouched_and_ink_is_restored_as_light(mode, dtype):
 
 
 class Cramped:
-    """A model on a device that has no memory for batches wider than `widest_px`."""
+    """A model on a device that has no memory for batches wider than `widest_px`, or some calls."""
 
-    def __init__(self, identity, widest_px):
-        self.contract, self.widest_px = identity.contract, widest_px
+    def __init__(self, model, widest_px=2**31, failing=()):
+        self.model, self.contract = model, model.contract
+        self.widest_px, self.failing, self.calls = widest_px, failing, 0
 
     def run(self, image, sigma):
-        if image.shape[-1] > self.widest_px:
+        self.demand(image)
+        return self.model.run(image, sigma)
+
+    def estimate(self, image):
+        self.demand(image)
+        return self.model.estimate(image)
+
+    def demand(self, image):
+        self.calls += 1
+        if image.shape[-1] > self.widest_px or self.calls in self.failing:
             raise OutOfMemoryError("out of memory")
-        return image
 
 
 def test_tiles_shrink_until_they_fit_the_device(identity):
@@ -190,6 +202,40 @@ def test_tiles_shrink_until_they_fit_the_device(identity):
     np.testing.assert_array_equal(restored, image)
     with pytest.raises(OutOfMemoryError):
         denoise(image, Cramped(identity, 10))
+
+
+@pytest.mark.parametrize(("onnx", "failing"), [(minus_sigma_onnx(), 3), (estimating_onnx(), 1)])
+def test_memory_may_run_out_in_the_midst_of_it(onnx, failing):
+    image, model = random_image((2000, 64, 3), np.float32), Model(onnx, device="cpu")
+    sigma = "auto" if model.contract.estimates else 0.25
+    restored = denoise(image, Cramped(model, failing=[failing]), sigma=sigma, tile_px=700)
+    np.testing.assert_allclose(restored, denoise(image, model, sigma=sigma), atol=1e-6)
+
+
+def test_what_is_restored_in_place_is_not_restored_twice():
+    model = Cramped(Model(minus_sigma_onnx(), device="cpu"), failing=[3])
+    image = random_image((2000, 64, 3), np.float32)
+    with pytest.raises(OutOfMemoryError):
+        denoise(image, model, sigma=0.25, tile_px=700, out=image)
+    assert image.min() >= -0.25 and model.calls == 3
+
+
+def test_the_model_of_a_small_batch_sees_each_level(rng):
+    model = Model(minus_sigma_onnx(), device="cpu")
+    clean = np.full((2, 64, 64, 3), 128.0)
+    noisy = clean + rng.normal(0, 1, clean.shape) * np.array([5, 30])[:, None, None, None]
+    pictures = list(np.clip(noisy, 0, 255).astype(np.uint8))
+    levels = denoise_channels(pictures, "RGB", model)
+    assert levels[0] * 255 == pytest.approx(5, rel=0.1)
+    assert levels[1] * 255 == pytest.approx(30, rel=0.1)
+
+
+def test_identity_of_a_stack(identity, rng):
+    pictures = [rng.integers(0, 65535, (33, 41, 4), np.uint16) for _ in range(3)]
+    before = [picture.copy() for picture in pictures]
+    denoise_channels(pictures, "RGBA", identity)
+    for picture, old in zip(pictures, before, strict=True):
+        np.testing.assert_array_equal(picture, old)
 
 
 def test_max_memory_chooses_smaller_tiles_or_refuses(identity):
