@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageCms
 
@@ -16,6 +17,8 @@ from denoiser.engine import Model
 from denoiser.training.corruption import Gaussian
 from denoiser.training.recipe import Network, Recipe, Training
 
+settings.register_profile("denoiser", deadline=None, derandomize=True)
+settings.load_profile("denoiser")
 SHIPPED = Path(__file__).parent.parent
 SAMPLE = SHIPPED / "docs" / "sample"
 CPU = torch.device("cpu")

@@ -300,7 +300,7 @@ def start_on_terminal(source, target, *arguments):
             signal.signal(number, signal.SIG_DFL)
 
     process = subprocess.Popen(
-        [*DENOISE, source, target, *arguments], stderr=child, preexec_fn=heed
+        [*DENOISE, source, target, "--device", "cpu", *arguments], stderr=child, preexec_fn=heed
     )
     os.close(child)
 
@@ -372,6 +372,14 @@ def test_an_interrupt_leaves_no_partial_file(large, tmp_path, number):
     assert process.wait() == 130
     assert b"error: interrupted" in shown and b"Traceback" not in shown
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def test_an_error_of_ours_is_one_line_too(run_denoise, noisy, tmp_path, monkeypatch):
+    monkeypatch.setattr("denoiser.job.Denoising.restore", lambda *_: 1 / 0)
+    result = run_denoise(noisy, tmp_path / "out.png", "--device", "cpu")
+    assert result.code == 70
+    expected = "internal error, please report it with -v: ZeroDivisionError: division by zero"
+    assert result.err == f"error: {expected}\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the cache lies elsewhere")

@@ -165,6 +165,10 @@ def test_a_model_that_chooses_its_level_otherwise_stays_whole():
     assert graph.without_estimator(minus_sigma_onnx(), ["image", "sigma"], "restored") is None
 
 
+WITHOUT_CUDA = pytest.mark.skipif(engine.gpu_problem() is None, reason="a GPU is usable")
+
+
+@WITHOUT_CUDA
 def test_nothing_is_left_of_a_gpu_that_did_not_work(monkeypatch, rng):
     monkeypatch.setattr(engine, "gpu_problem", lambda: None)  # a driver, but no CUDA libraries
     image = rng.random((1, 3, 64, 96), np.float32)
@@ -175,6 +179,7 @@ def test_nothing_is_left_of_a_gpu_that_did_not_work(monkeypatch, rng):
     np.testing.assert_array_equal(model.run(image, sigma), expected)
 
 
+@WITHOUT_CUDA
 def test_libraries_that_do_not_load_print_nothing_to_standard_output(monkeypatch, capfd):
     monkeypatch.setattr(engine, "gpu_problem", lambda: None)
     preload_dlls = engine.load_runtime().preload_dlls
@@ -188,6 +193,7 @@ def test_libraries_that_do_not_load_print_nothing_to_standard_output(monkeypatch
     assert capfd.readouterr().out == ""
 
 
+@WITHOUT_CUDA
 @pytest.mark.parametrize("options", [{}, {"device": "cuda"}, {"precision": "fp32"}])
 def test_a_bad_model_is_to_blame_even_where_a_gpu_is(monkeypatch, options):
     monkeypatch.setattr(engine, "gpu_problem", lambda: None)

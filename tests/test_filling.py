@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from conftest import filling_onnx, tiny_onnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 from test_restore import dtypes, random_image
@@ -39,7 +39,6 @@ shares = st.floats(0, 0.99)
 boxes = st.lists(st.tuples(shares, shares, st.floats(0, 0.5), st.floats(0, 0.5)), max_size=5)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 260),
     st.integers(1, 260),

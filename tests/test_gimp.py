@@ -289,7 +289,7 @@ def test_cancelling_stops_the_engine_and_leaves_the_picture(work, photo):
     os.kill(number, signal.SIGKILL)
     killed = time.monotonic()
     wait_for(lambda: not set(engine) & set(running("denoiser pipe")))
-    assert time.monotonic() - killed < 1
+    assert time.monotonic() - killed < 5
     output, _ = process.communicate(timeout=200)
     assert (work / "cancelled.txt").read_text().split()[1] == "unchanged", output
 

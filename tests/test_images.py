@@ -87,9 +87,7 @@ def test_lossless_formats_keep_everything(format, mode, dtype, srgb, tmp_path):
     assert exif_facts(found.exif) == exif_facts(picture.exif)
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["RGB", "RGBA"]), st.integers(0, 99))
 def test_16_bit_png_round_trips_at_any_size(tmp_path, height, width, mode, seed):
     picture = Picture(random_pixels(mode, "uint16", height, width, seed), mode, "PNG")

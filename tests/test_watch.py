@@ -20,6 +20,7 @@ import watchfiles
 from conftest import blur_onnx
 from PIL import Image
 from test_batch import journal_rows, outputs
+from test_raw import dng
 
 from denoiser import images, job, watch
 from denoiser.batch import Batch
@@ -424,19 +425,41 @@ def test_an_original_that_cannot_be_archived_is_told_once(place, monkeypatch):
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_and_ctrl_c_finish_the_present_file(place, ending):
-    for index in range(6):
-        put(place / "in" / f"{index}.png", size=(700, 900))
+    data = put(place / "in" / "0.png", size=(700, 900))
+    for index in range(1, 40):
+        (place / "in" / f"{index}.png").write_bytes(data)
     with watching(place) as process:
         until(lambda: status(place)["state"] == "working")
         process.send_signal(ending)
         assert process.wait(10) == 0
     done = outputs(place / "out")
-    assert 0 < len(done) < 6
+    assert 0 < len(done) < 40
     for name in done:
         Image.open(place / "out" / name).load()
     rows = journal_rows(place / "out")
     assert {name for name, row in rows.items() if row["state"] == "done"} == set(done)
     assert "internal" not in told(place)
+
+
+def test_a_second_ctrl_c_does_not_wait(place):
+    put(place / "in" / "a.png", size=(3000, 4000))
+    with watching(place, "--model", "balanced") as process:
+        until(lambda: status(place)["state"] == "working")
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert process.wait(10) == 130
+    assert not outputs(place / "out") and told(place).endswith("error: interrupted\n")
+
+
+def test_a_raw_file_is_never_deleted(place):
+    (place / "in").mkdir(exist_ok=True)
+    (place / "in" / "a.dng").write_bytes(dng())
+    results, lines = [], []
+    with watcher(place, lines, delete=True) as looking:
+        looking.run(results.append)
+    assert [result.state for result in results] == ["done"] and "is not deleted" in lines[0]
+    assert (place / "in" / "a.dng").exists() and (place / "out" / "a.tif").exists()
 
 
 def test_a_second_watcher_is_refused_and_a_killed_one_leaves_no_lock(place):
