@@ -5,10 +5,14 @@ import signal
 import threading
 from collections.abc import Iterator
 
+_ENDING = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # not on Windows
+    _ENDING.append(signal.SIGHUP)
+
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM until the block is done.
+    """Hold back SIGINT, SIGTERM and SIGHUP until the block is done.
 
     A step of training is not half taken, and a library that is interrupted while it loads does not
     look broken.
@@ -21,10 +25,9 @@ def uninterrupted() -> Iterator[None]:
     def hold(number: int, _: object) -> None:
         held.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
     before = {
         number: signal.signal(number, hold)
-        for number in numbers
+        for number in _ENDING
         if signal.getsignal(number) is not None  # not Python's: could not be put back
     }
     try:

@@ -6,12 +6,16 @@ import pytest
 from denoiser.signals import uninterrupted
 
 
-def test_an_interrupt_waits_until_the_block_is_done():
-    before, done = signal.getsignal(signal.SIGINT), []
-    with pytest.raises(KeyboardInterrupt), uninterrupted():
-        signal.raise_signal(signal.SIGINT)
-        done.append("after the signal")
-    assert done and signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_waits_until_the_block_is_done(number):
+    before, done = signal.signal(number, signal.default_int_handler), []
+    try:
+        with pytest.raises(KeyboardInterrupt), uninterrupted():
+            signal.raise_signal(number)
+            done.append("after the signal")
+        assert done and signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
 
 
 def test_other_threads_are_let_through():

@@ -185,6 +185,26 @@ def test_corruption_does_not_depend_on_the_precision(crops):
     assert all(map(torch.equal, *examples))
 
 
+def test_a_run_may_be_renamed_but_other_pictures_are_told(crops, photo, tmp_path):
+    first = Trainer(TINY, CPU, "fp32")
+    with pytest.raises(KeyboardInterrupt):
+        first.run(crops, [], tmp_path, log_every=2, report=interrupt)
+    second = Trainer(dataclasses.replace(TINY, name="renamed"), CPU, "fp32")
+    lines = []
+    second.resume(tmp_path / "checkpoint.pt")
+    second.run(crops, [], tmp_path, report=lines.append)
+    assert "pictures" not in lines[0]
+    second = Trainer(TINY, CPU, "fp32")
+    second.resume(tmp_path / "checkpoint.pt")
+    second.run(Crops([photo[::-1]], 32, CPU), [], tmp_path, report=lines.append)
+    assert lines[-1] == "warning: these are not the pictures that the run began with"
+
+
+def interrupt(line):
+    if line.startswith("step"):
+        raise KeyboardInterrupt
+
+
 def test_foreign_checkpoints_are_refused(tmp_path):
     other = Trainer(make(rate=1e-4), CPU, "fp32")
     other.save(tmp_path / "checkpoint.pt")
@@ -271,17 +291,29 @@ def test_weights_without_estimator_may_begin_a_run_with_one(crops):
         trainer.start_from(TINY, {name: old[name] for name in list(old)[1:]})
 
 
-def test_weights_without_levels_of_the_estimator_may_begin_a_run_with_them(crops):
-    network = dataclasses.replace(ESTIMATING, estimator_levels=2)
-    assert network.stride == 32
-    trainer = Trainer(dataclasses.replace(TINY, network=network), CPU, "fp32")
-    old, image = ConvAutoencoder(ESTIMATING), torch.rand(2, 3, 64, 32)
-    trainer.start_from(dataclasses.replace(TINY, network=ESTIMATING), old.state_dict())
+@pytest.mark.parametrize("levels", [0, 1])
+def test_weights_without_levels_of_the_estimator_may_begin_a_run_with_them(levels):
+    networks = [dataclasses.replace(ESTIMATING, estimator_levels=count) for count in (levels, 2)]
+    assert networks[1].stride == 32
+    trainer = Trainer(dataclasses.replace(TINY, network=networks[1]), CPU, "fp32")
+    old, image = ConvAutoencoder(networks[0]), torch.rand(2, 3, 64, 32)
+    for value in old.state_dict().values():  # as training leaves none the identity
+        value.add_(0.05 * torch.randn(value.shape))
+    trainer.start_from(dataclasses.replace(TINY, network=networks[0]), old.state_dict())
     told = -torch.ones(2, 1, 64, 32)
     with torch.no_grad():  # they change nothing before they have learned something
         pairs = old.restore(image, told), trainer.model.restore(image, told)
         for before, after in zip(*pairs, strict=True):
             torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("other", [{"skips": False}, {"phases": 2}, {"code_activation": "relu"}])
+def test_weights_that_mean_something_else_begin_no_run(other):
+    network = dataclasses.replace(TINY.network, **other)
+    with pytest.raises(RecipeError, match=f"network.{next(iter(other))} = "):
+        Trainer(TINY, CPU).start_from(
+            dataclasses.replace(TINY, network=network), ConvAutoencoder(network).state_dict()
+        )
 
 
 def test_weights_of_fewer_blocks_may_begin_a_run_with_more():

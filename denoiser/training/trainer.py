@@ -1,8 +1,11 @@
 """One training loop: schedule, EMA, checkpoint, resume, several processes."""
 
 import copy
+import dataclasses
 import importlib.util
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +20,11 @@ from denoiser.errors import InputError, RecipeError, TrainingError
 from denoiser.files import sweep, whole_file
 from denoiser.signals import uninterrupted
 from denoiser.training import neighbor2neighbor
-from denoiser.training.autoencoder import ConvAutoencoder, ResidualBlock, split
+from denoiser.training.autoencoder import Context, ConvAutoencoder, ResidualBlock, split
 from denoiser.training.corruption import corrupt, power
 from denoiser.training.dataset import Crops
 from denoiser.training.holes import GUESS, cut_out, draw_holes, first_guess
+from denoiser.training.losses import Losses
 from denoiser.training.objective import Objective
 from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
@@ -34,9 +38,9 @@ from denoiser.training.validation import (
     validate_holes,
 )
 
-DIVERGED = 10  # a loss this many times the least one so far ends the run
 FIRST_STEPS = 10  # after which a person is told how long it will take
-RECENT = 0.1  # weight of the newest step in the running mean that is watched for it
+SAME_NETWORK = ("skips", "phases", "code_activation")
+"""What leaves no trace in weights, and yet decides what they mean."""
 
 
 def schedule(step: int, training: Training) -> float:
@@ -56,6 +60,12 @@ def _average(averaged: nn.Module, current: nn.Module, step: int, decay: float) -
     old: list[Tensor] = list(averaged.parameters())
     new: list[Tensor] = list(current.parameters())
     torch._foreach_lerp_(old, new, 1 - min(decay, (1 + step) / (10 + step)))
+
+
+def _compiles(device: torch.device) -> bool:
+    """Whether `torch.compile` can work: triton compiles its launcher in C."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return device.type == "cuda" and bool(importlib.util.find_spec("triton") and compiler)
 
 
 def supports_bf16(device: torch.device) -> bool:
@@ -95,6 +105,7 @@ class Trainer:
                 f"a batch of {recipe.training.batch} cannot be shared by {self.processes} processes"
             )
         self.recipe, self.device, self.step = recipe, device, 0
+        self._pictures: int | None = None  # checksum of those that the run began with
         self.bf16 = precision == "bf16" or (precision == "auto" and supports_bf16(device))
         self.generator = torch.Generator(device)
         self.model = ConvAutoencoder(recipe.network)
@@ -109,8 +120,7 @@ class Trainer:
         self.objective: nn.Module = Objective(self.model, recipe, self.generator)
         if self.processes > 1:
             self.objective = DistributedDataParallel(self.objective)
-        compiles = device.type == "cuda" and importlib.util.find_spec("triton")
-        if compiles and not recipe.penalties.contraction:  # which differentiates twice
+        if _compiles(device) and not recipe.penalties.contraction:  # which differentiates twice
             self.objective = torch.compile(self.objective)  # type: ignore[assignment]
 
     def start_from(self, recipe: Recipe, weights: Mapping[str, Tensor]) -> None:
@@ -126,9 +136,17 @@ class Trainer:
         Raises:
             RecipeError: The weights belong to another network.
         """
+        for field in SAME_NETWORK:
+            theirs, wanted = getattr(recipe.network, field), getattr(self.recipe.network, field)
+            if theirs != wanted:
+                raise RecipeError(
+                    f"the weights to start from have network.{field} = {theirs}, not {wanted}"
+                )
         own, taken = self.model.state_dict(), dict(weights)
-        may_lack = ["estimator.layers.", "estimator.context."]
+        may_lack = ["estimator.layers."]
         for name, module in self.model.named_modules():
+            if isinstance(module, Context):
+                may_lack.append(f"{name}.")
             if isinstance(module, ResidualBlock) and not name.startswith("estimator."):
                 may_lack.append(f"{name}.")
                 if (bias := f"{name}.conv2.bias") not in taken:
@@ -159,6 +177,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "pictures": self._pictures,
         }
         with whole_file(path, overwrite=True) as file:
             torch.save(state, file)
@@ -171,12 +190,13 @@ class Trainer:
             RecipeError: It was made by another recipe.
         """
         state = load_checkpoint(path)
-        if Recipe.from_json(state["recipe"]) != self.recipe:
+        known = dataclasses.replace(Recipe.from_json(state["recipe"]), name=self.recipe.name)
+        if known != self.recipe:
             raise RecipeError(
                 f"{path} was made by another recipe or other --steps: resume with those,"
                 " or export it and start from that with --init"
             )
-        self.step = state["step"]
+        self.step, self._pictures = state["step"], state.get("pictures")
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -288,36 +308,24 @@ class Trainer:
         training, first = self.recipe.training, self.rank == 0
         if first:
             sweep(folder)
+        if self._pictures not in (None, crops.checksum):
+            report("warning: these are not the pictures that the run began with")
+        self._pictures = crops.checksum
         checkpoint = folder / "checkpoint.pt"
         log = Log(folder / "log.csv", self.step) if first else None
         pixels_per_step = training.batch * training.crop_px**2
-        sums, counted = torch.zeros(2, device=self.device), 0  # of loss and penalty
-        recent = torch.zeros((), device=self.device)  # running mean of both together
-        least_loss = math.inf
+        losses = Losses(self.device)
         started = saved = time.monotonic()
         begun, begun_s = self.step, started
-
-        def note(values: dict[str, float], *, drawing: bool) -> dict[str, float]:
-            assert log
-            scores = self._validate(validation, folder) if validation and drawing else {}
-            megapixels = self.step * pixels_per_step / 1e6
-            log.write(self.step, {"megapixels": megapixels} | values | scores)
-            if drawing:
-                draw_curves(log, folder / "curves.png")
-            return scores
-
         due = self.step == training.steps or self.step % validate_every == 0
         try:
             if log and due and log.last < self.step:  # it was cut short just there
-                note({}, drawing=True)
+                self._note(log, {}, validation)
             while self.step < training.steps:
-                losses = torch.stack(self.train_step(crops))
-                sums += losses
-                recent = losses.sum() if not counted else recent.lerp(losses.sum(), RECENT)
-                counted += 1
+                losses.add(torch.stack(self.train_step(crops)))
                 last = self.step == training.steps
                 if first and self.step - begun in (1, FIRST_STEPS):  # the next line may be far off
-                    recent.item()  # waits for a GPU; the first step may have compiled
+                    losses.newest()  # waits for a GPU; the first step may have compiled
                     if self.step - begun == FIRST_STEPS:
                         pixels = (FIRST_STEPS - 1) * pixels_per_step
                         left = self._left(pixels / (time.monotonic() - begun_s))
@@ -325,17 +333,15 @@ class Trainer:
                     begun_s = time.monotonic()
                 if self.step % log_every and not last:
                     continue
-                loss, penalty, newest = self._mean_of_all(torch.stack([*sums / counted, recent]))
-                good = all(value < DIVERGED * least_loss for value in (loss + penalty, newest))
-                if not good or not self._is_finite():
+                counted = losses.count
+                loss, penalty, newest = self._mean_of_all(losses.take())
+                if not (losses.are_good(loss + penalty, newest) and self._is_finite()):
                     kept = f" ({checkpoint} is from before)" if checkpoint.exists() else ""
                     raise TrainingError(
                         f"loss {newest:.3g} at step {self.step}: lower the rate{kept}"
                     )
-                least_loss = min(least_loss, loss + penalty)
                 speed = counted * pixels_per_step / (time.monotonic() - started)
-                sums.zero_()
-                counted, started = 0, time.monotonic()
+                started = time.monotonic()
                 if first and (last or started - saved > checkpoint_s):
                     self.save(checkpoint)
                     saved = started
@@ -343,14 +349,32 @@ class Trainer:
                     rate = training.rate * schedule(self.step, training)
                     values = {"loss": loss, "penalty": penalty, "rate": rate}
                     values["kpx_per_s"] = speed / 1e3
-                    scores = note(values, drawing=self.step % validate_every == 0 or last)
+                    drawn = self.step % validate_every == 0 or last
+                    scores = self._note(log, values, validation if drawn else None)
                     report(self._progress(loss, penalty, speed, scores))
                     started = time.monotonic()
         except KeyboardInterrupt:
-            if first and recent.item() < DIVERGED * least_loss and self._is_finite():
-                self.save(checkpoint)
+            if not first:
+                raise
+            if losses.are_good(losses.newest()) and self._is_finite():
+                with uninterrupted():
+                    self.save(checkpoint)
                 report(f"{checkpoint} holds step {self.step}: go on with --resume")
+            else:
+                report("the loss has risen too far: this state is not saved")
             raise
+
+    def _note(
+        self, log: Log, values: dict[str, float], validation: Sequence[np.ndarray] | None
+    ) -> dict[str, float]:
+        """Write a line of the log, with scores and drawings unless `validation` is None."""
+        folder, training = log.path.parent, self.recipe.training
+        scores = self._validate(validation, folder) if validation else {}
+        megapixels = self.step * training.batch * training.crop_px**2 / 1e6
+        log.write(self.step, {"megapixels": megapixels} | values | scores)
+        if validation is not None:
+            draw_curves(log, folder / "curves.png")
+        return scores
 
     def _validate(self, pictures: Sequence[np.ndarray], folder: Path) -> dict[str, float]:
         """Measure on validation pictures, or only show those that nobody has clean."""
