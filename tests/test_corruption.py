@@ -150,7 +150,7 @@ def test_every_kind_leaves_its_input_alone_and_follows_the_seed():
         assert torch.equal(clean, before) and results[0].shape == clean.shape
 
 
-@pytest.mark.parametrize("quality", [10, 50, 90])
+@pytest.mark.parametrize("quality", [10, 36, 50, 90])
 def test_jpeg_is_what_libjpeg_makes(photo, quality):
     picture = photo[:128, :160]
     file = io.BytesIO()

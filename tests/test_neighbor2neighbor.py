@@ -58,7 +58,7 @@ def test_corruption_may_come_on_top_of_the_noise_that_is_there(photo):
         "noisier",
         Network(channels=(8,), blocks=1, noise_map=False),
         (Gaussian(sigma=(5, 5)),),
-        training=Training(steps=1, batch=2, crop_px=32, supervision="neighbor2neighbor"),
+        training=Training(steps=1, batch=2, crop_px=32, loss="l2", supervision="neighbor2neighbor"),
     )
     trainer = Trainer(recipe, CPU, "fp32")
     loss, penalty = trainer.train_step(Crops([photo], 32, CPU))

@@ -12,7 +12,10 @@ from denoiser.training.corruption import (
     PoissonGaussian,
     Speckle,
 )
-from denoiser.training.recipe import Recipe, load_recipe
+from denoiser.training.recipe import Network, Recipe, load_recipe
+
+DEFECTS = "{ kind = 'defects', strength = [0.3, 0.9] }"
+DETECTING = "[network]\ndetects = true\nnoise_map = false"
 
 
 @pytest.mark.parametrize("path", sorted((SHIPPED / "scripts" / "recipes").glob("*.toml")))
@@ -72,6 +75,10 @@ def test_shipped_recipes_load_and_survive_json(path):
         ("[training]\nweight_decay = -1", "weight_decay"),
         ("[training]\nwarmup_steps = -3", "warmup_steps"),
         ("[training]\nsupervision = 'neighbor2neighbor'", "noise_map = false"),
+        ("[network]\nnoise_map = false\n[training]\nsupervision = 'neighbor2neighbor'", "'l2'"),
+        (f"corruption = [{{ kind = 'either', steps = [{DEFECTS}] }}]\n{DETECTING}", "two ways"),
+        (f"corruption = [{DEFECTS}, {{ kind = 'grey' }}]\n{DETECTING}", "must come before"),
+        (f"corruption = [{DEFECTS.replace('}', ', visible = 25 }')}]\n{DETECTING}", "visible"),
         ("this is no toml", "not TOML"),
     ],
 )
@@ -96,6 +103,16 @@ def test_bad_recipes_are_refused_with_the_reason(text, words, tmp_path):
 )
 def test_sigma_range_is_what_the_steps_add_up_to(steps, expected):
     assert Recipe("x", corruption=steps).sigma_range == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [((), "learns to copy"), ((Masking(density=(0, 0.1)),), "noise_map = false")],
+)
+def test_what_would_learn_nothing_is_not_trained(steps, words):
+    with pytest.raises(RecipeError, match=words):
+        Recipe("x", corruption=steps).check_purpose()
+    Recipe("x", Network(noise_map=False), steps or (Gaussian(sigma=(0, 9)),)).check_purpose()
 
 
 def test_corruption_may_be_that_of_another_recipe(tmp_path):

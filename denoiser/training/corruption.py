@@ -5,7 +5,7 @@ A recipe lists steps; each is applied in turn to the crops that it is drawn for.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import torch
@@ -385,6 +385,8 @@ class Defects(Step):
         super().__post_init__()
         if self.share != 1:
             raise ValueError("defects have no share: crops without any are drawn among them")
+        if not 0 <= self.visible < 1:
+            raise ValueError("visible must lie in 0-1, below 1")
 
     def apply(self, batch: Batch, draw: Draw) -> Batch:
         """Paint them over the noisy crops, of one strength and brightness per crop."""
@@ -411,7 +413,7 @@ class Clip(Step):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grey(Step):
-    """Crops turned grey: green stands for all channels. Comes last, so that noise is grey too."""
+    """Crops turned grey: green stands for all channels. What comes before is grey too."""
 
     kind: str = dataclasses.field(init=False, default="grey")
 
@@ -488,6 +490,14 @@ def power(noise: Tensor) -> Tensor:
 def luma(image: Tensor) -> Tensor:
     """Luma of (N, 3, H, W) by ITU-R BT.601, (N, 1, H, W)."""
     return (image * constant(YCBCR[0], image.device)[:, None, None]).sum(1, keepdim=True)
+
+
+def every(steps: Sequence[Step]) -> Iterator[Step]:
+    """Iterate over steps and those of the ways that some part into."""
+    for step in steps:
+        yield step
+        if isinstance(step, Either):
+            yield from every((*step.steps, *step.otherwise))
 
 
 def levels_of(steps: Sequence[Step]) -> Range:

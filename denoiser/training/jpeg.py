@@ -58,7 +58,7 @@ def compress(image: Tensor, quality: Tensor, top: int = 0, left: int = 0) -> Ten
     padded = F.pad(pixels, (left, beside, top, below), mode="replicate")
     ycbcr = torch.einsum("ij,njhw->nihw", constant(YCBCR, image.device), padded)
     luma, chroma = ycbcr[:, :1] - 128, F.avg_pool2d(ycbcr[:, 1:], 2)
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     luma, chroma = _quantise(luma, LUMA, scale), _quantise(chroma, CHROMA, scale)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     ycbcr = torch.cat([luma + 128, chroma], 1)

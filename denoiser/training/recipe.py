@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from denoiser.errors import RecipeError
 from denoiser.training.checks import check_types, refuse_unless
-from denoiser.training.corruption import KINDS, Step, levels_of
+from denoiser.training.corruption import KINDS, Step, every, levels_of
 from denoiser.training.holes import Holes
 
 T = TypeVar("T")
@@ -216,7 +216,9 @@ class Recipe:
         learns_alone = training.supervision == "neighbor2neighbor"
         halves = learns_alone or (network.hole and self.holes.guessed > 0)
         multiple = network.stride * (2 if halves else 1)
-        trained_by_defects = any(step.kind == "defects" for step in self.corruption)
+        kinds = [step.kind for step in self.corruption]
+        behind = every(self.corruption[kinds.index("defects") :] if "defects" in kinds else ())
+        all_defects = [step for step in every(self.corruption) if step.kind == "defects"]
         rules = {
             "penalties.sparsity = 'kl' needs network.code_activation = 'sigmoid'": (
                 penalties.sparsity != "kl" or network.code_activation == "sigmoid"
@@ -228,10 +230,19 @@ class Recipe:
                 not learns_alone or network.task == "denoise"
             ),
             "network.detects and corruption by defects need each other": (
-                network.detects == trained_by_defects
+                network.detects == bool(all_defects)
+            ),
+            "corruption by defects cannot be one of two ways": (
+                len(all_defects) == kinds.count("defects")
+            ),
+            "grey and zoom must come before defects, which say where they are": (
+                {"grey", "zoom"}.isdisjoint(step.kind for step in behind)
             ),
             "neighbor2neighbor cannot be told the noise: network.noise_map = false": (
                 not (learns_alone and network.noise_map)
+            ),
+            "neighbor2neighbor needs training.loss = 'l2', which is least at the mean": (
+                not learns_alone or training.loss == "l2"
             ),
             f"training.crop_px must be a multiple of {multiple}": training.crop_px % multiple == 0,
         }
@@ -245,6 +256,23 @@ class Recipe:
         """Noise levels, 0-255, that are trained for; 0-255 if there are none."""
         low, high = levels_of(self.corruption)
         return (low, min(high, 255.0)) if high else (0.0, 255.0)
+
+    def check_purpose(self) -> None:
+        """Refuse to train what would learn nothing, or not what its inputs promise.
+
+        Raises:
+            RecipeError: Nothing is to be undone, or no noise has a level that could be told.
+        """
+        network, corruption = self.network, self.corruption
+        from_clean = network.task == "denoise" and self.training.supervision == "clean"
+        if from_clean and network.skips and not corruption:
+            raise RecipeError(
+                f"recipe {self.name}: without corruption a network with skips learns to copy"
+            )
+        if network.noise_map and not levels_of(corruption)[1]:
+            raise RecipeError(
+                f"recipe {self.name}: no corruption has a level: set network.noise_map = false"
+            )
 
     def to_json(self) -> str:
         """Serialise for checkpoints and model metadata; `from_json` reads it back."""

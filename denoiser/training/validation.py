@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,8 @@ LABELS = (
 )
 COLUMNS = ["step", "megapixels", "loss", "penalty", "rate", "kpx_per_s", *LABELS]
 SHEET_ROWS = 8
+TOGETHER = 32
+"""So many pictures are corrupted at once."""
 
 
 class Log:
@@ -110,26 +112,15 @@ def validate(
         there is any, drawn once for each picture.
     """
     centres = [centre(picture, network.stride) for picture in pictures]
-    clean = [to_batch(picture) for picture in centres]
-    cases = []  # clean, noisy, sigma: (1, 3, H, W) or (1, 1, H, W) per picture
-    for level in VALIDATION_SIGMAS:
-        generator = torch.Generator().manual_seed(level)
-        noisy = [
-            batch + level / 255 * torch.randn(batch.shape, generator=generator) for batch in clean
-        ]
-        sigmas = [torch.full_like(batch[:, :1], level / 255) for batch in clean]
-        cases.append([clean, noisy if level else clean, sigmas])
-    if corruption:  # of all pictures at once, for there are steps that divide a batch
+    cases = [_white(centres, level) for level in VALIDATION_SIGMAS]
+    if corruption:
         side = min(len(picture) for picture in centres)
-        together = torch.cat(
-            [to_batch(centre(picture, network.stride, side)) for picture in centres]
-        )
-        own = corrupt(together, corruption, torch.Generator().manual_seed(0))
-        cases.append([list(part.chunk(len(part))) for part in own])
+        alike = [centre(picture, network.stride, side) for picture in centres]
+        cases.append(_own(alike, corruption))
     rows, scores = [[picture] for picture in centres], []
     for case in cases:
         psnrs = []
-        for index, (truth, noisy, sigma) in enumerate(zip(*case, strict=True)):
+        for index, (truth, noisy, sigma) in enumerate(case):
             told = -torch.ones_like(sigma) if network.estimator else sigma
             restored = restore(network, noisy, told, device)
             psnrs.append(-10 * math.log10(F.mse_loss(restored, truth).item() + 1e-12))
@@ -139,6 +130,27 @@ def validate(
         scores.append(sum(psnrs) / len(psnrs))
     save_sheet(rows[:SHEET_ROWS], folder / "validation.png")
     return dict(zip(LABELS, scores, strict=False))
+
+
+def _white(centres: Sequence[np.ndarray], level: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Add white noise to pictures: clean, noisy and its level, one picture at a time."""
+    generator = torch.Generator().manual_seed(level)
+    for picture in centres:
+        clean = to_batch(picture)
+        noise = torch.randn(clean.shape, generator=generator)
+        noisy = clean + level / 255 * noise if level else clean
+        yield clean, noisy, torch.full_like(clean[:, :1], level / 255)
+
+
+def _own(
+    centres: Sequence[np.ndarray], corruption: Sequence[Step]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Corrupt pictures of one size as a recipe does, some at once, for steps may divide a batch."""
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, len(centres), TOGETHER):
+        some = [to_batch(picture) for picture in centres[start : start + TOGETHER]]
+        corrupted = corrupt(torch.cat(some), corruption, generator)
+        yield from zip(*(part.chunk(len(part)) for part in corrupted), strict=True)
 
 
 def validate_holes(
