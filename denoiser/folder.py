@@ -9,15 +9,15 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from denoiser import raw, watch
+from denoiser import watch
 from denoiser.batch import Batch, Result
 from denoiser.console import FolderView, Show, say
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
 from denoiser.files import check_file, check_writable, lie_within_each_other, taken, write_text
+from denoiser.images import missing_extras
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
-from denoiser.picture import HEIF, HEIF_MISSING
 from denoiser.plan import Item, Options, Plan, check_apart, make_plan, part_clashes
 from denoiser.sheet import Sheet
 
@@ -185,8 +185,7 @@ def left_out(plan: Plan, show: Show) -> list[str]:
     lines = []
     if plan.others:
         kinds = sorted({Path(name).suffix.lower() or "without suffix" for name in plan.others})
-        extras = ((HEIF.suffixes, HEIF_MISSING), (raw.SUFFIXES, raw.MISSING))
-        missing = [f"; {fix}" for own, fix in extras if not set(kinds).isdisjoint(own)]
+        missing = [f"; {fix}" for fix in missing_extras(kinds)]
         more = ", ..." if len(kinds) > MOST_KINDS else ""
         lines = [f"{name}: of a kind that is not read" for name in plan.others if show.verbose]
         lines.append(

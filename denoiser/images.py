@@ -1,7 +1,7 @@
 """Files to pictures and back."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Literal
 
@@ -31,6 +31,7 @@ __all__ = [
     "format_by_suffix",
     "format_named",
     "format_of",
+    "missing_extras",
     "read",
     "suffix_of",
     "write",
@@ -80,6 +81,13 @@ def suffix_of(source: Path, format: Format | None) -> str:
     if format is None and source.suffix.lower() in raw.SUFFIXES:
         format = format_named("TIFF")
     return format.suffixes[0] if format else source.suffix
+
+
+def missing_extras(suffixes: Iterable[str]) -> list[str]:
+    """Say what would have to be installed to read files with some of these suffixes."""
+    extras = ((HEIF.suffixes, HEIF_MISSING), (raw.SUFFIXES, raw.MISSING))
+    left_out = {suffix.lower() for suffix in suffixes} - SUFFIXES
+    return [fix for own, fix in extras if not left_out.isdisjoint(own)]
 
 
 def format_named(name: str) -> Format:

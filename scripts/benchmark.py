@@ -334,7 +334,8 @@ def main(
     released = [card.path for card in catalog.cards() if card.name.startswith("denoise-")]
     paths = [catalog.find(name) for name in names] or released
     paths = list(dict.fromkeys(paths))
-    loaded = {path.stem: Model(path, device=device) for path in paths}
+    named = evaluate.by_stem(paths)
+    loaded = {stem: Model(path, device=device) for stem, path in named.items()}
     ours: Denoisers = {
         name: functools.partial(peers.ours, model=model) for name, model in loaded.items()
     }

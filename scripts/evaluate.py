@@ -7,8 +7,9 @@ folder holds `noisy/` and `clean/`, files matched by name.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import numpy as np
@@ -22,6 +23,8 @@ from denoiser import load_model
 from denoiser.console import run, say
 from denoiser.errors import ArgumentError, InputError
 from denoiser.images import SUFFIXES, as_rgb8, read
+
+T = TypeVar("T", str, Path)
 
 SHEET_PX = 160  # side of a crop on the sheet, before it is doubled
 SHEET_ROWS = 6
@@ -85,6 +88,20 @@ def pair_cases(folder: Path, level: int | None, limit: int | None) -> Iterator[C
             raise InputError(f"{path} and its clean partner differ in size")
         sigma = None if level is None else level / 255
         yield Case(path.stem, clean, noisy.astype(np.float32) / 255, sigma)
+
+
+def by_stem(models: Iterable[T]) -> dict[str, T]:
+    """Sort models by the stem of their name, which tables call them by.
+
+    Raises:
+        ArgumentError: Two have the same.
+    """
+    found: dict[str, T] = {}
+    for name in models:
+        if (stem := Path(name).stem) in found:
+            raise ArgumentError(f"{found[stem]} and {name} would both be called {stem}: rename one")
+        found[stem] = name
+    return found
 
 
 def picture_paths(folder: Path) -> list[Path]:
@@ -159,9 +176,9 @@ def main(
     if "migan" in chosen:
         raise ArgumentError("--peer migan needs --inpaint")
     denoisers: dict[str, peers.Denoiser] = {}
-    for name in models or (() if chosen else ("balanced",)):
+    for stem, name in by_stem(models or (() if chosen else ("balanced",))).items():
         model = load_model(name, device=device)
-        denoisers[Path(name).stem] = functools.partial(peers.ours, model=model)
+        denoisers[stem] = functools.partial(peers.ours, model=model)
     denoisers |= {name: peers.peer(name, weights, device) for name in chosen}
 
     if pairs:

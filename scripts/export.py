@@ -10,11 +10,11 @@ from denoiser.console import run, say
 from denoiser.errors import ArgumentError, OutputError
 from denoiser.files import check_file, write_text
 from denoiser.training.dataset import read_pictures
-from denoiser.training.export import export
+from denoiser.training.export import SMALLEST_PX, export
 from denoiser.training.recipe import Recipe
 from denoiser.training.trainer import load_checkpoint
 
-PICTURES, SMALLEST_PX = 24, 256
+PICTURES = 24
 
 
 @click.command(context_settings={"show_default": True})
@@ -24,7 +24,8 @@ PICTURES, SMALLEST_PX = 24, 256
     "--images",
     type=click.Path(path_type=Path),
     required=True,
-    help=f"Folder of photographs; the first {PICTURES} serve to check parity and measure the halo.",
+    help=f"Folder of photographs of {SMALLEST_PX}x{SMALLEST_PX} or more, any will do; the first"
+    f" {PICTURES} serve to check parity and measure the halo.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace TARGET and its card.")
 @click.option("--version", default="1")

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import page
-from evaluate import picture_paths, psnr_db, ssim
+from evaluate import by_stem, picture_paths, psnr_db, ssim
 from PIL import Image
 from skimage.restoration import inpaint_biharmonic
 
@@ -93,9 +93,9 @@ def evaluate_holes(
 ) -> None:
     """Print PSNR, SSIM and seconds per width; write the table and a sheet into `out`."""
     fillers: dict[str, Filler] = {}
-    for name in models or ("inpaint",):
+    for stem, name in by_stem(models or ("inpaint",)).items():
         model = catalog.load(name, task="inpaint", device=device)
-        fillers[Path(name).stem] = functools.partial(inpaint, model=model, grain_share=0.0)
+        fillers[stem] = functools.partial(inpaint, model=model, grain_share=0.0)
     fillers |= CLASSICAL | others
     rows: list[list[str]] = []
     sheet: list[np.ndarray] = []

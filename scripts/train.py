@@ -16,10 +16,17 @@ import torch
 from torch import distributed
 
 from denoiser.console import run, say
-from denoiser.errors import ArgumentError, DeviceError, InputError, OutputError
-from denoiser.files import check_writable, locked
+from denoiser.errors import (
+    ArgumentError,
+    DeviceError,
+    InputError,
+    OutOfMemoryError,
+    OutputError,
+)
+from denoiser.files import check_writable, lie_within_each_other, locked
 from denoiser.options import Number
 from denoiser.training.dataset import Crops, read_pictures
+from denoiser.training.export import SMALLEST_PX as EXPORT_PX
 from denoiser.training.export import read_weights
 from denoiser.training.recipe import load_recipe
 from denoiser.training.trainer import Trainer
@@ -69,8 +76,8 @@ RECIPES = Path(__file__).parent / "recipes"
     "--budget-mp",
     type=Number(0, min_open=True),
     default=1000,
-    help="Megapixels of pictures to hold in memory, at 3 bytes each; if there are more, large"
-    " pictures are cut to random windows.",
+    help="Megapixels of pictures to hold in memory, at 3 bytes a pixel. Each picture may have an"
+    " equal share; larger ones are cut to random windows.",
 )
 def main(
     recipe_name: str | None,
@@ -88,6 +95,7 @@ def main(
 ) -> None:
     """Train a model. Interrupt it whenever you like: --resume goes on where it stopped."""
     recipe = load_recipe(find_recipe(recipe_name or ("noisy" if noisy else "gaussian")))
+    recipe.check_purpose()
     if steps:
         recipe = dataclasses.replace(
             recipe, training=dataclasses.replace(recipe.training, steps=steps)
@@ -105,8 +113,14 @@ def main(
             raise InputError(f"no such folder: {folder}")
         if out.resolve().is_relative_to(folder.resolve()):
             raise ArgumentError(f"--out {out} lies among the pictures of {folder}")
+        if validation and folder in images and lie_within_each_other(folder, validation):
+            raise ArgumentError(f"--validation {validation} must not lie among {folder}")
     if resume and init:
         raise ArgumentError("--resume goes on from the checkpoint: leave out --init")
+    if recipe.training.learns != "all" and not (resume or init):
+        raise ArgumentError(
+            f"recipe {recipe.name} trains the {recipe.training.learns} alone: give --init"
+        )
     if threads:
         torch.set_num_threads(threads)
     place, first = join_processes(device)
@@ -135,18 +149,25 @@ def main(
     pictures = list(read_pictures(images or noisy, crop_px, tell, budget_mp=budget_mp))
     if validation:
         held_out = [
-            centre(picture, stride) for picture in read_pictures([validation], stride, tell)
+            centre(picture, stride) for picture in read_pictures([validation], crop_px, tell)
         ]
     else:
         held_out = pictures[:8] if noisy else []  # noisy ones are looked at, not measured
     megapixels = sum(picture.size for picture in pictures) / 3e6
     on = f"{trainer.processes} x {place.type}" if trainer.processes > 1 else str(place)
     tell(f"{len(pictures)} pictures, {megapixels:.3g} megapixels; training on {on}")
-    crops = Crops(pictures, crop_px, place)
-    del pictures
-    trainer.run(crops, held_out, out, report=tell)
-    folder = validation or (images or noisy)[0]
-    words = ["scripts/export.py", str(checkpoint), "NAME.onnx", "--images", str(folder)]
+    photographs = str(validation or (images or noisy)[0])
+    if all(min(picture.shape[:2]) < EXPORT_PX for picture in pictures):
+        photographs = f"PHOTOGRAPHS_OF_{EXPORT_PX}x{EXPORT_PX}_OR_MORE"
+    try:
+        crops = Crops(pictures, crop_px, place)  # which empties the list
+        trainer.run(crops, held_out, out, report=tell)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OutOfMemoryError(
+            f"out of memory on {place}: choose a smaller batch or crop_px in the recipe, or"
+            " a smaller --budget-mp"
+        ) from error
+    words = ["scripts/export.py", str(checkpoint), "NAME.onnx", "--images", photographs]
     tell(f"done: export it with {shlex.join(words)}")
     if distributed.is_initialized():
         leave_processes()
@@ -162,7 +183,8 @@ def find_recipe(name: str) -> Path:
         return Path(name)
     path = RECIPES / f"{name}.toml"
     if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in RECIPES.glob("*.toml")))
+        texts = {found.stem: found.read_text(encoding="utf-8") for found in RECIPES.glob("*.toml")}
+        known = ", ".join(sorted(stem for stem, text in texts.items() if "[network]" in text))
         raise ArgumentError(f"no recipe {name!r}; there are {known}; or give a .toml")
     return path
 

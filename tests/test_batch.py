@@ -18,7 +18,7 @@ import pytest
 from conftest import blur_onnx
 from PIL import Image
 
-from denoiser import batch, job, plan
+from denoiser import batch, images, job, plan
 from denoiser.engine import Model
 from denoiser.journal import Journal, open_journal
 from denoiser.plan import Item, Options, make_plan
@@ -262,7 +262,8 @@ def test_files_of_other_kinds_are_told_and_named_if_asked(denoise_folder, folder
 
 
 def test_what_an_extra_would_read_is_told(denoise_folder, folder, monkeypatch):
-    monkeypatch.setattr(plan, "SUFFIXES", {".jpg", ".png"})
+    for module in (plan, images):
+        monkeypatch.setattr(module, "SUFFIXES", frozenset({".jpg", ".png"}))
     for name in ("b.heic", "c.nef"):
         (folder / name).touch()
     (line,) = [line for line in denoise_folder().err.splitlines() if ".heic, .nef" in line]

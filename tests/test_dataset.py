@@ -5,10 +5,12 @@ import tarfile
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import CPU, SHIPPED
 from PIL import Image
 
+from denoiser import images
 from denoiser.errors import InputError
 from denoiser.training import dataset
 from denoiser.training.dataset import Crops, read_pictures
@@ -24,6 +26,7 @@ def test_crops_are_mirrored_pieces_of_the_pictures():
     large = np.arange(20 * 30, 20 * 30 + 40 * 25, dtype=np.uint16).reshape(40, 25)
     pictures = [np.stack([p >> 8, p & 255, 0 * p], 2).astype(np.uint8) for p in (small, large)]
     crops = Crops(pictures, 8, CPU).sample(400, torch.Generator().manual_seed(0))
+    assert not pictures  # memory holds them once
     assert crops.shape == (400, 3, 8, 8) and crops.dtype == torch.float32
     values = (crops[:, 0] * 255).round().int() * 256 + (crops[:, 1] * 255).round().int()
     seen = set()
@@ -68,6 +71,19 @@ def test_pictures_come_from_folders_and_tars_and_bad_ones_are_named(tmp_path):
     assert len(load(tmp_path / "more.tar", 32)) == 1
     with pytest.raises(InputError, match="no pictures"):
         load(SHIPPED / "scripts", 32)
+
+
+def test_what_training_does_not_see_is_told(tmp_path, monkeypatch):
+    for module in (images, dataset):
+        monkeypatch.setattr(module, "SUFFIXES", frozenset({".tif"}))
+    tifffile.imwrite(tmp_path / "dark.tif", np.full((40, 40), 4095, np.uint16))
+    tifffile.imwrite(tmp_path / "stack.tif", np.full((5, 40, 40), 60_000, np.uint16))
+    (tmp_path / "b.nef").touch()
+    lines = []
+    assert len(load(tmp_path, 32, lines.append)) == 2
+    assert "raw files need more" in lines[0]
+    assert lines[1] == "1 of 2 pictures of more than 8 bits are nearly black: training has 8"
+    assert lines[2] == "of 1 files only the first page or frame is used"
 
 
 def test_what_cannot_be_read_is_named(photo, tmp_path, monkeypatch):

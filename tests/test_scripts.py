@@ -21,7 +21,7 @@ from page import END
 from PIL import Image
 
 from denoiser import catalog, cli
-from denoiser.errors import ArgumentError
+from denoiser.errors import ArgumentError, OutOfMemoryError
 from denoiser.files import locked, sha256_of
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.export import to_onnx
@@ -42,14 +42,16 @@ def script(name, *arguments):
 def test_train_export_denoise_and_evaluate_from_the_command_line(tmp_path: Path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text(
+        "corruption = [{ kind = 'gaussian', sigma = [0, 50] }]\n"
         "[network]\nchannels = [8, 16]\nblocks = 1\n"
         "[training]\nsteps = 4\nbatch = 2\ncrop_px = 32\n"
     )
-    images, run = tmp_path / "images", tmp_path / "run"
+    images, others, run = (tmp_path / name for name in ("images", "others", "run"))
     images.mkdir()
     with Image.open(SAMPLE / "clean.png") as clean:
         clean.crop((0, 0, 300, 260)).save(images / "a.jpg")
-    common = ["--recipe", recipe, "--images", images, "--validation", images, "--out", run]
+    shutil.copytree(images, others)
+    common = ["--recipe", recipe, "--images", images, "--validation", others, "--out", run]
     script("train.py", *common)
     script("train.py", *common, "--resume")
     model = tmp_path / "exported.onnx"
@@ -143,7 +145,7 @@ def test_two_processes_take_the_steps_of_one(alone, tmp_path: Path):
     recipe, images = tmp_path / "mine.toml", tmp_path / "images"
     if alone:
         text = TINY_NETWORK + "noise_map = false\n" + SHORT_TRAINING
-        text += "supervision = 'neighbor2neighbor'\n"
+        text += "supervision = 'neighbor2neighbor'\nloss = 'l2'\n"
     else:
         text = "corruption = [{ kind = 'gaussian', sigma = [0, 50] }]\n"
         text += TINY_NETWORK + "code_activation = 'sigmoid'\n" + SHORT_TRAINING
@@ -180,7 +182,8 @@ def test_noisy_pictures_alone_make_a_model(tmp_path: Path):
     recipe = tmp_path / "blind.toml"
     recipe.write_text(
         "[network]\nchannels = [8, 16]\nblocks = 1\nnoise_map = false\n"
-        "[training]\nsteps = 4\nbatch = 2\ncrop_px = 64\nsupervision = 'neighbor2neighbor'\n"
+        "[training]\nsteps = 4\nbatch = 2\ncrop_px = 64\nloss = 'l2'\n"
+        "supervision = 'neighbor2neighbor'\n"
     )
     script("train.py", "--noisy", images, "--recipe", recipe, "--out", run)
     assert (run / "validation.png").exists()
@@ -263,6 +266,8 @@ def test_corrupting_writes_pairs(tmp_path: Path):
         (["--images", "a", "--recipe", "unheard.toml"], "cannot read recipe"),
         (["--images", "."], "lies among the pictures"),
         (["--images", "a", "--validation", "nowhere"], "no such folder: nowhere"),
+        (["--images", "a", "--validation", "a/b"], "--validation a/b must not lie among a"),
+        (["--images", "a", "--recipe", "estimator"], "trains the estimator alone: give --init"),
         (["--images", "a", "--budget-mp", "nan"], "not a finite number"),
         (["--images", "a", "--device", "gpu"], "unknown device 'gpu'"),
         pytest.param(
@@ -274,13 +279,30 @@ def test_corrupting_writes_pairs(tmp_path: Path):
 )
 def test_bad_arguments_of_train_get_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.setattr(sys, "argv", ["train.py", "--out", str(tmp_path / "run"), *arguments])
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as exit:
         cli.run(train.main)
     error = capsys.readouterr().err
     assert exit.value.code in (1, 2, 6) and words in error and error.count("\n") == 1
+
+
+def test_too_little_memory_is_told(tmp_path, monkeypatch):
+    def lack(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    (tmp_path / "a").mkdir()
+    shutil.copy(SAMPLE / "clean.png", tmp_path / "a")
+    monkeypatch.setattr(train, "Crops", lack)
+    command = ["--images", tmp_path / "a", "--out", tmp_path / "run", "--device", "cpu"]
+    with pytest.raises(OutOfMemoryError, match="out of memory on cpu: choose a smaller batch"):
+        train.main([*map(str, command)], standalone_mode=False)
+
+
+def test_models_of_one_name_are_not_measured_as_one():
+    with pytest.raises(ArgumentError, match=r"a/mine\.onnx and b/mine\.onnx would both be called"):
+        evaluate.by_stem(["a/mine.onnx", "b/mine.onnx"])
 
 
 def test_two_trainings_do_not_write_into_one_folder(tmp_path: Path):

@@ -5,6 +5,7 @@ import math
 import os
 import tarfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from denoiser.errors import InputError, ModelError
-from denoiser.images import SUFFIXES, as_rgb8, read
+from denoiser.images import SUFFIXES, as_rgb8, missing_extras, read
 
 REPORT_S = 10  # between lines that tell how far reading is
+DARK = 32
+"""Largest value, of 255, of pictures of which 8 bits leave little."""
 
 
 class Crops:
@@ -28,17 +31,21 @@ class Crops:
         """Move pictures to the device.
 
         Args:
-            pictures: (H, W, 3) uint8 each, H and W at least `crop_px`.
+            pictures: (H, W, 3) uint8 each, H and W at least `crop_px`. The list is emptied, so
+                that memory holds them once.
             crop_px: Side of the square crops.
             device: Where the pixels live and crops are cut.
         """
         heights, widths = np.array([picture.shape[:2] for picture in pictures]).T
         sizes = heights * widths
         self.crop_px = crop_px
-        self.pixels = torch.from_numpy(
-            np.concatenate([picture.reshape(-1, 3) for picture in pictures])
-        ).to(device)  # (sum of H * W, 3)
-        self.starts = torch.from_numpy(np.cumsum(sizes) - sizes).to(device)
+        starts = np.cumsum(sizes) - sizes
+        pixels, self.checksum = np.empty((sizes.sum(), 3), np.uint8), 0
+        for start, size in zip(starts[::-1], sizes[::-1], strict=True):
+            pixels[start : start + size] = pictures.pop().reshape(-1, 3)
+            self.checksum = zlib.crc32(pixels[start : start + size].data, self.checksum)
+        self.pixels = torch.from_numpy(pixels).to(device)  # (sum of H * W, 3)
+        self.starts = torch.from_numpy(starts).to(device)
         self.heights = torch.from_numpy(heights).to(device)
         self.widths = torch.from_numpy(widths).to(device)
         self.weights = torch.from_numpy(sizes / sizes.sum()).to(device)
@@ -101,13 +108,14 @@ def read_pictures(
             f" {len(files) * smallest_px**2 / 1e6:.3g} megapixels, more than {budget_mp:g}"
         )
     random = np.random.default_rng(0)
-    count, cut, reported = 0, 0, time.monotonic()
+    count, cut, dark, paged, reported = 0, 0, 0, 0, time.monotonic()
     for index, file in enumerate(files):
         if time.monotonic() - reported > REPORT_S:
             report(f"read {index} of {len(files)} files")
             reported = time.monotonic()
         try:
-            picture = as_rgb8(read(file.read(), file.name))
+            found = read(file.read(), file.name)
+            picture = as_rgb8(found)
         except OSError as error:
             report(f"left out: {file.name}: {error.strerror}")
             continue
@@ -119,10 +127,16 @@ def read_pictures(
             continue
         window = _window(picture, share_px, smallest_px, random)
         count, cut = count + 1, cut + (window is not picture)
+        dark += found.pixels.dtype != np.uint8 and int(picture.max()) < DARK
+        paged += any(note.startswith("only the first") for note in found.notes)
         yield window
     if not count:
         where = ", ".join(map(str, sources))
         raise InputError(f"no pictures of {smallest_px} x {smallest_px} or more in {where}")
+    if dark:
+        report(f"{dark} of {count} pictures of more than 8 bits are nearly black: training has 8")
+    if paged:
+        report(f"of {paged} files only the first page or frame is used")
     if cut:
         report(f"{cut} of {count} pictures cut to {share_px / 1e6:.2g} megapixels, to fit memory")
 
@@ -160,8 +174,11 @@ class _File:
 def _find(source: Path, report: Callable[[str], None]) -> list[_File]:
     if not source.exists():
         raise InputError(f"no such folder: {source}")
-    files = []
-    for path in _walk(source, report):
+    files: list[_File] = []
+    paths = _walk(source, report)
+    for line in missing_extras(path.suffix for path in paths):
+        report(f"left out: {line}")
+    for path in paths:
         if path.suffix.lower() == ".tar":
             try:
                 files += _members(path)

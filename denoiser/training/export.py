@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from denoiser import tiles
 from denoiser.engine import Model
-from denoiser.errors import ModelError
+from denoiser.errors import InputError, ModelError
 from denoiser.files import sha256_of, whole_file
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.holes import GUESS
@@ -23,6 +23,8 @@ LARGEST_DIFFERENCE = 1e-4
 """Between torch and onnxruntime, in [0, 1] units."""
 HALO_DIFFERENCE = 0.1 / 255
 """Between a tile's core and the whole image, for the halo to count as wide enough."""
+SMALLEST_PX = 256
+"""Side of the pictures that an export needs, at least."""
 SIGMAS = (0, 15, 50)  # noise levels, 0-255, at which parity and halo are checked
 
 
@@ -64,6 +66,7 @@ def export(
 
     Raises:
         ModelError: onnxruntime and torch differ by more than `LARGEST_DIFFERENCE`.
+        InputError: `pictures` are too small to measure the halo.
     """
     network = ConvAutoencoder(recipe.network)
     network.load_state_dict(dict(weights))
@@ -176,8 +179,11 @@ def measure_halo(
 
     Args:
         network: In evaluation mode.
-        pictures: (H, W, 3) uint8.
+        pictures: (H, W, 3) uint8; of larger ones 512x512.
         estimating: Whether it finds the noise level itself.
+
+    Raises:
+        InputError: It sees farther than half of a small picture.
     """
     farthest = 0
     for picture in pictures:
@@ -194,6 +200,11 @@ def measure_halo(
                 columns = (whole - alone).abs().amax((0, 1, 2))  # by distance from the cut
                 differing = torch.nonzero(columns > HALO_DIFFERENCE)
                 if len(differing):
+                    if int(differing.max()) + 1 == side - half and side < 512 // step * step:
+                        raise InputError(
+                            f"the network sees farther than half of {side} pixels: give pictures"
+                            " of 512x512 or more"
+                        )
                     farthest = max(farthest, int(differing.max()) + 1)
     return tiles.padded(farthest, network.stride)
 
