@@ -253,9 +253,10 @@ class ConvAutoencoder(nn.Module):
 
 
 def pool(levels: Tensor, image: Tensor) -> Tensor:
-    """Average noise levels over places of like brightness, as `noise.pool` does.
+    """Average noise levels over places of like brightness, for training.
 
-    The engine does so over the whole picture, in squares of the model's stride; this, over a crop.
+    `noise.pool`, which the engine uses, does so over the whole picture in squares of the model's
+    stride and between a few shades; this, over a crop and between all its places.
 
     Args:
         levels: (N, 1, H / 8, W / 8).

@@ -65,7 +65,7 @@ HAMILTON_ADAMS = (  # green from a row, the row's second difference, its first
 
 
 @dataclasses.dataclass(frozen=True)
-class Camera:
+class Cameras:
     """The cameras that took a batch: colour matrices and gains, one of each per crop."""
 
     to_camera: Tensor
@@ -103,7 +103,7 @@ class Camera:
         return curved**2 * (3 - 2 * curved)
 
 
-def random_camera(mix: Tensor, red: Tensor, blue: Tensor, exposure: Tensor) -> Camera:
+def random_camera(mix: Tensor, red: Tensor, blue: Tensor, exposure: Tensor) -> Cameras:
     """Mix a camera from the known ones.
 
     Args:
@@ -116,7 +116,7 @@ def random_camera(mix: Tensor, red: Tensor, blue: Tensor, exposure: Tensor) -> C
     known = torch.einsum("kij,jl->kil", to_camera, to_xyz)
     matrix = torch.einsum("nk,kij->nij", mix / mix.sum(1, keepdim=True), known)
     gains = exposure * torch.cat([red, torch.ones_like(red), blue], 1)
-    return Camera(matrix / matrix.sum(2, keepdim=True), gains)
+    return Cameras(matrix / matrix.sum(2, keepdim=True), gains)
 
 
 def bayer(height: int, width: int, phase: int, device: torch.device) -> Tensor:
