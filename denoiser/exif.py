@@ -9,7 +9,7 @@ import dataclasses
 import io
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import IO
 
 HEADERS = {"<": b"II*\0", ">": b"MM\0*"}
@@ -36,10 +36,6 @@ _STRUCTURAL |= {
     _INTEROPERABILITY,
 }
 _STRUCTURAL |= set(range(321, 346)) | set(range(512, 533))
-# what tells how to develop a DNG (DNG 1.7, chapters 4 to 6), and would make a TIFF pass for one
-_STRUCTURAL |= {33421, 33422, *range(50706, 50742), *range(50778, 50782), *range(50827, 50835)}
-_STRUCTURAL |= {*range(50879, 53000)}
-_STRUCTURAL |= set(range(1, 254))  # Panasonic's, which tell how to develop its raw files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,21 +91,23 @@ def has_tag(block: bytes, tag: int) -> bool:
     return tag in _places(block)
 
 
-def from_tiff(data: bytes, offset: int | None = None) -> bytes | None:
+def from_tiff(data: bytes, offset: int | None = None, without: Container[int] = ()) -> bytes | None:
     """Gather what a directory of a TIFF file says about its picture into an EXIF block, if it does.
 
     Args:
         data: The file.
         offset: Of the directory; None is the first.
+        without: Tags to leave out of it.
 
     Raises:
         ValueError: The file is damaged.
     """
     found = parse(data, offset)
-    if not found.entries and not found.directories:
+    entries = [entry for entry in found.entries if entry.tag not in without]
+    if not entries and not found.directories:
         return None
     header = HEADERS[found.order] + struct.pack(found.order + "I", 8)
-    return header + append(found, found.entries, 8)
+    return header + append(found, entries, 8)
 
 
 def append(block: Block, entries: list[Entry], offset: int) -> bytes:

@@ -76,10 +76,10 @@ def format_by_suffix(suffix: str) -> Format:
 def suffix_of(source: Path, format: Format | None) -> str:
     """Say what the name of a result ends with: as its input's, unless another format is asked for.
 
-    Raw files become TIFF.
+    Raw files become TIFF and keep their suffix, for there may be a developed one beside them.
     """
-    if format is None and source.suffix.lower() in raw.SUFFIXES:
-        format = format_named("TIFF")
+    if source.suffix.lower() in raw.SUFFIXES:
+        return source.suffix + (format or format_named("TIFF")).suffixes[0]
     return format.suffixes[0] if format else source.suffix
 
 

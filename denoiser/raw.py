@@ -22,6 +22,13 @@ SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split())
 """By which they are known: to many programs their contents are those of a TIFF."""
 MISSING = f"raw files need more: {IN_FOLDER} pip install '.[raw]'"
 IS_INSTALLED = importlib.util.find_spec("rawpy") is not None
+_FOR_DEVELOPING = frozenset(
+    {33421, 33422, *range(50706, 50742), *range(50778, 50782), *range(50827, 50835)}
+    | {*range(50879, 53000), *range(1, 254)}
+)
+"""Tags of DNG (DNG 1.7, chapters 4 to 6) and Panasonic; with them a TIFF would pass for raw."""
+_ODD = (NotImplementedError, OSError, OverflowError, ValueError, struct.error)
+"""What previews and dates of an unusual kind end with."""
 _SRGB_CURVE = (2.4, 12.92)
 """Exponent, and slope near black (IEC 61966-2-1)."""
 
@@ -53,12 +60,16 @@ def decode(data: bytes) -> Picture:
             picture.notes.append("developed plainly: the raw data and settings for it are not kept")
             try:
                 _describe(picture, data, raw)
-            except (rawpy.LibRawError, OSError, ValueError, struct.error):
+            except (rawpy.LibRawError, *_ODD):
                 picture.notes.append("its EXIF is damaged or missing: dropped")
     except rawpy.LibRawFileUnsupportedError:
         raise InputError("LibRaw does not know such raw files") from None
+    except rawpy.LibRawUnsufficientMemoryError:
+        raise MemoryError from None
     except rawpy.LibRawError as error:
-        raise InputError(f"damaged: {error.args[0].decode(errors='replace')}") from error
+        text = error.args[0]
+        text = text.decode(errors="replace") if isinstance(text, bytes) else text
+        raise InputError(f"damaged: {text}") from error
     return picture
 
 
@@ -67,7 +78,7 @@ def _describe(picture: Picture, data: bytes, raw: "rawpy.RawPy") -> None:
     if data[:2] in (b"II", b"MM"):
         if data[:4] not in exif.HEADERS.values():  # Olympus and Panasonic have marks of their own
             data = exif.HEADERS["<" if data[:2] == b"II" else ">"] + data[4:]
-        block = exif.from_tiff(data)
+        block = exif.from_tiff(data, without=_FOR_DEVELOPING)
         picture.iptc = exif.value_of(data, exif.IPTC)
         if exif.value_of(data, exif.XMP):
             picture.notes.append("its XMP, which tells how to develop it, is dropped")

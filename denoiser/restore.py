@@ -162,8 +162,8 @@ def denoise_channels(
         Of each picture the noise level that was found or given, in [0, 1] units, its mean where it
         varies; 0 if `strength` is 0 and nobody looked. For ink that of cyan, magenta and yellow.
     """
-    if strength == 0:  # ink that becomes light and ink again may be rounded
-        return [0.0 if sigma == "auto" else float(sigma)] * len(pictures)
+    if strength == 0 and mode == "CMYK":  # ink that becomes light and ink again may be rounded
+        mode = "RGB"
     stack = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
     levels = []
     for part, told in lights(stack, mode, progress):

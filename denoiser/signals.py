@@ -28,7 +28,8 @@ def uninterrupted() -> Iterator[None]:
     before = {
         number: signal.signal(number, hold)
         for number in _ENDING
-        if signal.getsignal(number) is not None  # not Python's: could not be put back
+        # one that is not Python's could not be put back
+        if signal.getsignal(number) not in (None, signal.SIG_IGN)
     }
     try:
         yield

@@ -97,7 +97,7 @@ def by_stem(models: Iterable[T]) -> dict[str, T]:
         ArgumentError: Two have the same.
     """
     found: dict[str, T] = {}
-    for name in models:
+    for name in dict.fromkeys(models):
         if (stem := Path(name).stem) in found:
             raise ArgumentError(f"{found[stem]} and {name} would both be called {stem}: rename one")
         found[stem] = name

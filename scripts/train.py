@@ -114,7 +114,7 @@ def main(
         if out.resolve().is_relative_to(folder.resolve()):
             raise ArgumentError(f"--out {out} lies among the pictures of {folder}")
         if validation and folder in images and lie_within_each_other(folder, validation):
-            raise ArgumentError(f"--validation {validation} must not lie among {folder}")
+            raise ArgumentError(f"--images {folder} and --validation {validation} overlap")
     if resume and init:
         raise ArgumentError("--resume goes on from the checkpoint: leave out --init")
     if recipe.training.learns != "all" and not (resume or init):
@@ -146,28 +146,32 @@ def main(
         trainer.start_from(*read_weights(init))
 
     crop_px, stride = recipe.training.crop_px, recipe.network.stride
-    pictures = list(read_pictures(images or noisy, crop_px, tell, budget_mp=budget_mp))
-    if validation:
-        held_out = [
-            centre(picture, stride) for picture in read_pictures([validation], crop_px, tell)
-        ]
-    else:
-        held_out = pictures[:8] if noisy else []  # noisy ones are looked at, not measured
-    megapixels = sum(picture.size for picture in pictures) / 3e6
-    on = f"{trainer.processes} x {place.type}" if trainer.processes > 1 else str(place)
-    tell(f"{len(pictures)} pictures, {megapixels:.3g} megapixels; training on {on}")
-    photographs = str(validation or (images or noisy)[0])
-    if all(min(picture.shape[:2]) < EXPORT_PX for picture in pictures):
-        photographs = f"PHOTOGRAPHS_OF_{EXPORT_PX}x{EXPORT_PX}_OR_MORE"
     try:
+        pictures = list(read_pictures(images or noisy, crop_px, tell, budget_mp=budget_mp))
+        photographs, held_out = pictures, []
+        if validation:
+            photographs = list(read_pictures([validation], crop_px, tell))
+            held_out = [centre(picture, stride) for picture in photographs]
+        elif noisy:  # they are looked at, not measured
+            held_out = pictures[:8]
+        named = str(validation or (images or noisy)[0])
+        if all(min(picture.shape[:2]) < EXPORT_PX for picture in photographs):
+            named = f"PHOTOGRAPHS_OF_{EXPORT_PX}x{EXPORT_PX}_OR_MORE"
+        megapixels = sum(picture.size for picture in pictures) / 3e6
+        on = f"{trainer.processes} x {place.type}" if trainer.processes > 1 else str(place)
+        tell(f"{len(pictures)} pictures, {megapixels:.3g} megapixels; training on {on}")
+        del photographs
         crops = Crops(pictures, crop_px, place)  # which empties the list
         trainer.run(crops, held_out, out, report=tell)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        lacks = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not lacks and "DefaultCPUAllocator" not in str(error):
+            raise
         raise OutOfMemoryError(
             f"out of memory on {place}: choose a smaller batch or crop_px in the recipe, or"
             " a smaller --budget-mp"
         ) from error
-    words = ["scripts/export.py", str(checkpoint), "NAME.onnx", "--images", photographs]
+    words = ["scripts/export.py", str(checkpoint), "NAME.onnx", "--images", named]
     tell(f"done: export it with {shlex.join(words)}")
     if distributed.is_initialized():
         leave_processes()

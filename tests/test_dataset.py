@@ -82,8 +82,8 @@ def test_what_training_does_not_see_is_told(tmp_path, monkeypatch):
     lines = []
     assert len(load(tmp_path, 32, lines.append)) == 2
     assert "raw files need more" in lines[0]
-    assert lines[1] == "1 of 2 pictures of more than 8 bits are nearly black: training has 8"
-    assert lines[2] == "of 1 files only the first page or frame is used"
+    assert lines[1] == "1 pictures of more than 8 bits are nearly black in the 8 that training uses"
+    assert lines[2] == "1 files have more pages or frames: only the first is used"
 
 
 def test_what_cannot_be_read_is_named(photo, tmp_path, monkeypatch):

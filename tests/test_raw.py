@@ -64,17 +64,17 @@ def test_the_result_is_a_tiff_that_does_not_pass_for_a_raw_file(tmp_path, identi
     (tmp_path / "a.dng").write_bytes(dng(orientation=8))
     command = [tmp_path / "a.dng", tmp_path, "-m", identity_path, "--device", "cpu"]
     cli.denoise.main([str(word) for word in command], standalone_mode=False)
-    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+    with tifffile.TiffFile(tmp_path / "a.dng.tif") as file:
         page = file.pages.first
         assert (page.dtype, page.shape, page.tags[274].value) == (np.uint16, (64, 48, 3), 1)
         assert not [tag for tag in page.tags if tag.code >= 50706 or tag.code in (33421, 33422)]
-    found = images.read(tmp_path / "a.tif")
+    found = images.read(tmp_path / "a.dng.tif")
     assert exif_facts(found.exif) == exif_facts(exif_block()) and found.iptc == IPTC
 
 
 def test_raw_files_of_a_folder_become_tiff(tmp_path):
     (tmp_path / "in").mkdir()
-    for name in ("a.NEF", "b.jpg"):
+    for name in ("a.NEF", "a.jpg"):  # as cameras write them
         (tmp_path / "in" / name).touch()
 
     def outputs(format):
@@ -83,8 +83,8 @@ def test_raw_files_of_a_folder_become_tiff(tmp_path):
         )
         return [item.output for item in found.items]
 
-    assert outputs(None) == ["a_x.tif", "b_x.jpg"]
-    assert outputs(images.format_named("PNG")) == ["a_x.png", "b_x.png"]
+    assert outputs(None) == ["a_x.NEF.tif", "a_x.jpg"]
+    assert outputs(images.format_named("JPEG")) == ["a_x.NEF.jpg", "a_x.jpg"]
     with pytest.raises(ArgumentError, match=r"cannot write a\.NEF: .* use \.tif"):
         images.format_of("a.NEF")
 
@@ -130,6 +130,19 @@ def test_what_is_no_raw_file_of_a_known_camera_is_refused():
     ):
         with pytest.raises(InputError, match=f"^a.cr2: {message}$"):
             images.read(data, "a.cr2")
+
+
+def test_what_libraw_says_in_bytes_or_text_is_told(monkeypatch):
+    rawpy = pytest.importorskip("rawpy")
+    for words in (b"Data error", "Data error"):
+        error = rawpy.LibRawDataError(words)
+        monkeypatch.setattr(rawpy, "imread", lambda _, error=error: raise_(error))
+        with pytest.raises(InputError, match=r"^a\.nef: damaged: Data error$"):
+            images.read(b"?", "a.nef")
+
+
+def raise_(error):
+    raise error
 
 
 def test_without_its_extra_a_raw_file_says_what_it_needs(monkeypatch):

@@ -6,16 +6,15 @@ from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import (
     Clip,
     Correlated,
+    Defects,
     Either,
     Gaussian,
+    Grey,
     Masking,
     PoissonGaussian,
     Speckle,
 )
-from denoiser.training.recipe import Network, Recipe, load_recipe
-
-DEFECTS = "{ kind = 'defects', strength = [0.3, 0.9] }"
-DETECTING = "[network]\ndetects = true\nnoise_map = false"
+from denoiser.training.recipe import Network, Recipe, Training, load_recipe
 
 
 @pytest.mark.parametrize("path", sorted((SHIPPED / "scripts" / "recipes").glob("*.toml")))
@@ -75,10 +74,7 @@ def test_shipped_recipes_load_and_survive_json(path):
         ("[training]\nweight_decay = -1", "weight_decay"),
         ("[training]\nwarmup_steps = -3", "warmup_steps"),
         ("[training]\nsupervision = 'neighbor2neighbor'", "noise_map = false"),
-        ("[network]\nnoise_map = false\n[training]\nsupervision = 'neighbor2neighbor'", "'l2'"),
-        (f"corruption = [{{ kind = 'either', steps = [{DEFECTS}] }}]\n{DETECTING}", "two ways"),
-        (f"corruption = [{DEFECTS}, {{ kind = 'grey' }}]\n{DETECTING}", "must come before"),
-        (f"corruption = [{DEFECTS.replace('}', ', visible = 25 }')}]\n{DETECTING}", "visible"),
+        ("corruption = [{ kind = 'defects', strength = [0, 1], visible = 25 }]", "visible"),
         ("this is no toml", "not TOML"),
     ],
 )
@@ -105,14 +101,34 @@ def test_sigma_range_is_what_the_steps_add_up_to(steps, expected):
     assert Recipe("x", corruption=steps).sigma_range == pytest.approx(expected, abs=0.01)
 
 
+BLIND = Network(noise_map=False)
+FINDS = Network(noise_map=False, detects=True)
+SCRATCHED = Defects(strength=(0.3, 0.9))
+
+
 @pytest.mark.parametrize(
-    ("steps", "words"),
-    [((), "learns to copy"), ((Masking(density=(0, 0.1)),), "noise_map = false")],
+    ("network", "steps", "supervision", "words"),
+    [
+        (BLIND, (), "clean", "learns to copy"),
+        (Network(), (Masking(density=(0, 0.1)),), "clean", "noise_map = false"),
+        (BLIND, (), "neighbor2neighbor", "loss = 'l2'"),
+        (FINDS, (Either(steps=(SCRATCHED,)),), "clean", "inside either"),
+        (FINDS, (SCRATCHED, Either(steps=(Grey(),))), "clean", "must come before"),
+    ],
 )
-def test_what_would_learn_nothing_is_not_trained(steps, words):
+def test_what_would_teach_nothing_is_read_but_not_trained(network, steps, supervision, words):
+    recipe = Recipe("x", network, steps, training=Training(supervision=supervision))
+    assert Recipe.from_json(recipe.to_json()) == recipe
     with pytest.raises(RecipeError, match=words):
-        Recipe("x", corruption=steps).check_purpose()
-    Recipe("x", Network(noise_map=False), steps or (Gaussian(sigma=(0, 9)),)).check_purpose()
+        recipe.check_purpose()
+
+
+def test_recipes_that_are_shipped_teach_something():
+    for path in (SHIPPED / "scripts" / "recipes").glob("*.toml"):
+        if "[network]" in path.read_text():
+            load_recipe(path).check_purpose()
+    estimating = Network(estimator=8)  # which measures the level
+    Recipe("x", estimating, (Masking(density=(0, 0.1)),)).check_purpose()
 
 
 def test_corruption_may_be_that_of_another_recipe(tmp_path):

@@ -266,7 +266,7 @@ def test_corrupting_writes_pairs(tmp_path: Path):
         (["--images", "a", "--recipe", "unheard.toml"], "cannot read recipe"),
         (["--images", "."], "lies among the pictures"),
         (["--images", "a", "--validation", "nowhere"], "no such folder: nowhere"),
-        (["--images", "a", "--validation", "a/b"], "--validation a/b must not lie among a"),
+        (["--images", "a", "--validation", "a/b"], "--images a and --validation a/b overlap"),
         (["--images", "a", "--recipe", "estimator"], "trains the estimator alone: give --init"),
         (["--images", "a", "--budget-mp", "nan"], "not a finite number"),
         (["--images", "a", "--device", "gpu"], "unknown device 'gpu'"),
@@ -288,9 +288,17 @@ def test_bad_arguments_of_train_get_one_line(arguments, words, tmp_path, monkeyp
     assert exit.value.code in (1, 2, 6) and words in error and error.count("\n") == 1
 
 
-def test_too_little_memory_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_told(lacking, tmp_path, monkeypatch):
     def lack(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise lacking
 
     (tmp_path / "a").mkdir()
     shutil.copy(SAMPLE / "clean.png", tmp_path / "a")

@@ -459,7 +459,7 @@ def test_a_raw_file_is_never_deleted(place):
     with watcher(place, lines, delete=True) as looking:
         looking.run(results.append)
     assert [result.state for result in results] == ["done"] and "is not deleted" in lines[0]
-    assert (place / "in" / "a.dng").exists() and (place / "out" / "a.tif").exists()
+    assert (place / "in" / "a.dng").exists() and (place / "out" / "a.dng.tif").exists()
 
 
 def test_a_second_watcher_is_refused_and_a_killed_one_leaves_no_lock(place):

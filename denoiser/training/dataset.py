@@ -134,9 +134,9 @@ def read_pictures(
         where = ", ".join(map(str, sources))
         raise InputError(f"no pictures of {smallest_px} x {smallest_px} or more in {where}")
     if dark:
-        report(f"{dark} of {count} pictures of more than 8 bits are nearly black: training has 8")
+        report(f"{dark} pictures of more than 8 bits are nearly black in the 8 that training uses")
     if paged:
-        report(f"of {paged} files only the first page or frame is used")
+        report(f"{paged} files have more pages or frames: only the first is used")
     if cut:
         report(f"{cut} of {count} pictures cut to {share_px / 1e6:.2g} megapixels, to fit memory")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from denoiser import tiles
 from denoiser.engine import Model
-from denoiser.errors import InputError, ModelError
+from denoiser.errors import InputError, ModelError, RecipeError
 from denoiser.files import sha256_of, whole_file
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.holes import GUESS
@@ -23,8 +23,8 @@ LARGEST_DIFFERENCE = 1e-4
 """Between torch and onnxruntime, in [0, 1] units."""
 HALO_DIFFERENCE = 0.1 / 255
 """Between a tile's core and the whole image, for the halo to count as wide enough."""
-SMALLEST_PX = 256
-"""Side of the pictures that an export needs, at least."""
+SMALLEST_PX, LARGEST_PX = 256, 512
+"""Side of the pictures that an export needs, and of what it uses of larger ones."""
 SIGMAS = (0, 15, 50)  # noise levels, 0-255, at which parity and halo are checked
 
 
@@ -179,16 +179,17 @@ def measure_halo(
 
     Args:
         network: In evaluation mode.
-        pictures: (H, W, 3) uint8; of larger ones 512x512.
+        pictures: (H, W, 3) uint8; of larger ones `LARGEST_PX`.
         estimating: Whether it finds the noise level itself.
 
     Raises:
-        InputError: It sees farther than half of a small picture.
+        InputError: It sees farther than half of the largest, and that is smaller.
     """
-    farthest = 0
+    farthest, widest, seen = 0, 0, 0  # `seen`: side of those that are seen to their end
     for picture in pictures:
         step = 2 * network.stride
-        side = max(step, min(*picture.shape[:2], 512) // step * step)
+        side = max(step, min(*picture.shape[:2], LARGEST_PX) // step * step)
+        widest = max(widest, side)
         for level in SIGMAS:
             image, sigma = _noisy(picture, side, side, level)
             half = side // network.stride // 2 * network.stride
@@ -200,12 +201,14 @@ def measure_halo(
                 columns = (whole - alone).abs().amax((0, 1, 2))  # by distance from the cut
                 differing = torch.nonzero(columns > HALO_DIFFERENCE)
                 if len(differing):
-                    if int(differing.max()) + 1 == side - half and side < 512 // step * step:
-                        raise InputError(
-                            f"the network sees farther than half of {side} pixels: give pictures"
-                            " of 512x512 or more"
-                        )
-                    farthest = max(farthest, int(differing.max()) + 1)
+                    reach = int(differing.max()) + 1
+                    farthest = max(farthest, reach)
+                    seen = max(seen, side if reach == side - half else 0)
+    if seen == widest < LARGEST_PX // step * step:
+        raise InputError(
+            f"the network sees farther than half of {widest} pixels: give at least one picture of"
+            f" {LARGEST_PX}x{LARGEST_PX} or more"
+        )
     return tiles.padded(farthest, network.stride)
 
 
@@ -214,6 +217,7 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
 
     Raises:
         ModelError: The file is no model that `export` wrote.
+        RecipeError: Its recipe is not one of today's.
     """
     try:
         model = onnx.load(path)
@@ -226,6 +230,8 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
         }
         known = ConvAutoencoder(Recipe.from_json(recipe).network).state_dict()
         return Recipe.from_json(recipe), {name: weights[name] for name in known}
+    except RecipeError:
+        raise
     except OSError as error:
         raise ModelError(f"cannot read model {path}: {error.strerror}") from error
     except Exception as error:  # protobuf and onnx raise many kinds

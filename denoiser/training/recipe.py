@@ -216,9 +216,7 @@ class Recipe:
         learns_alone = training.supervision == "neighbor2neighbor"
         halves = learns_alone or (network.hole and self.holes.guessed > 0)
         multiple = network.stride * (2 if halves else 1)
-        kinds = [step.kind for step in self.corruption]
-        behind = every(self.corruption[kinds.index("defects") :] if "defects" in kinds else ())
-        all_defects = [step for step in every(self.corruption) if step.kind == "defects"]
+        trained_by_defects = any(step.kind == "defects" for step in every(self.corruption))
         rules = {
             "penalties.sparsity = 'kl' needs network.code_activation = 'sigmoid'": (
                 penalties.sparsity != "kl" or network.code_activation == "sigmoid"
@@ -230,19 +228,10 @@ class Recipe:
                 not learns_alone or network.task == "denoise"
             ),
             "network.detects and corruption by defects need each other": (
-                network.detects == bool(all_defects)
-            ),
-            "corruption by defects cannot be one of two ways": (
-                len(all_defects) == kinds.count("defects")
-            ),
-            "grey and zoom must come before defects, which say where they are": (
-                {"grey", "zoom"}.isdisjoint(step.kind for step in behind)
+                network.detects == trained_by_defects
             ),
             "neighbor2neighbor cannot be told the noise: network.noise_map = false": (
                 not (learns_alone and network.noise_map)
-            ),
-            "neighbor2neighbor needs training.loss = 'l2', which is least at the mean": (
-                not learns_alone or training.loss == "l2"
             ),
             f"training.crop_px must be a multiple of {multiple}": training.crop_px % multiple == 0,
         }
@@ -258,21 +247,38 @@ class Recipe:
         return (low, min(high, 255.0)) if high else (0.0, 255.0)
 
     def check_purpose(self) -> None:
-        """Refuse to train what would learn nothing, or not what its inputs promise.
+        """Refuse to train a recipe that teaches nothing, or something else than it seems to.
+
+        Models of such recipes can still be read.
 
         Raises:
-            RecipeError: Nothing is to be undone, or no noise has a level that could be told.
+            RecipeError: It is one.
         """
         network, corruption = self.network, self.corruption
-        from_clean = network.task == "denoise" and self.training.supervision == "clean"
-        if from_clean and network.skips and not corruption:
-            raise RecipeError(
-                f"recipe {self.name}: without corruption a network with skips learns to copy"
-            )
-        if network.noise_map and not levels_of(corruption)[1]:
-            raise RecipeError(
-                f"recipe {self.name}: no corruption has a level: set network.noise_map = false"
-            )
+        learns_alone = self.training.supervision == "neighbor2neighbor"
+        kinds = [step.kind for step in corruption]
+        defects = kinds.index("defects") if "defects" in kinds else len(kinds)
+        behind = {step.kind for step in every(corruption[defects:])}
+        inside = {step.kind for step in every(corruption)} - set(kinds)
+        rules = {
+            "without corruption a network with skips learns to copy": (
+                bool(corruption) or not network.skips or network.hole or learns_alone
+            ),
+            "no corruption has a level: set network.noise_map = false": (
+                not network.noise_map or network.estimator > 0 or levels_of(corruption)[1] > 0
+            ),
+            "neighbor2neighbor needs training.loss = 'l2', which is least at the mean": (
+                not learns_alone or self.training.loss == "l2"
+            ),
+            "defects cannot stand inside either": "defects" not in inside,
+            "grey and zoom must come before defects, which say where they are": (
+                behind.isdisjoint({"grey", "zoom"})
+            ),
+        }
+        try:
+            refuse_unless(rules)
+        except ValueError as error:
+            raise RecipeError(f"recipe {self.name}: {error}") from error
 
     def to_json(self) -> str:
         """Serialise for checkpoints and model metadata; `from_json` reads it back."""

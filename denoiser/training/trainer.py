@@ -310,7 +310,8 @@ class Trainer:
             sweep(folder)
         if self._pictures not in (None, crops.checksum):
             report("warning: these are not the pictures that the run began with")
-        self._pictures = crops.checksum
+        else:
+            self._pictures = crops.checksum
         checkpoint = folder / "checkpoint.pt"
         log = Log(folder / "log.csv", self.step) if first else None
         pixels_per_step = training.batch * training.crop_px**2
