@@ -143,7 +143,7 @@ def test_corruption_may_be_that_of_another_recipe(tmp_path):
 def test_the_levels_of_either_way_count():
     photo = load_recipe(SHIPPED / "scripts" / "recipes" / "photo.toml")
     assert photo.sigma_range == (0, 60)
-    nested = photo.corruption[0].otherwise[0].steps[0]
+    nested = photo.corruption[0].otherwise[0].otherwise[0].steps[0]
     assert nested == Either(
         part=0.6,
         steps=(Gaussian(sigma=(0, 60)),),
