@@ -332,9 +332,8 @@ def main(
     """Measure, print the tables and write them into the page, with the plot beside it."""
     around(page, BEGIN)  # fails now rather than after half an hour
     released = [card.path for card in catalog.cards() if card.name.startswith("denoise-")]
-    paths = [catalog.find(name) for name in names] or released
-    paths = list(dict.fromkeys(paths))
-    named = evaluate.by_stem(paths)
+    named = evaluate.by_stem([catalog.find(name) for name in names] or released)
+    paths = list(named.values())
     loaded = {stem: Model(path, device=device) for stem, path in named.items()}
     ours: Denoisers = {
         name: functools.partial(peers.ours, model=model) for name, model in loaded.items()

@@ -64,7 +64,7 @@ def main(
         version=version,
         license=license,
     )
-    pixels = state["step"] * recipe.training.batch * recipe.training.crop_px**2
+    pixels = state["step"] * recipe.training.pixels_per_step
     card = {
         "name": target.stem,
         "summary": summary or f"trained by recipe {recipe.name}",

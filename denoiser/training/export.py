@@ -221,15 +221,16 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
     """
     try:
         model = onnx.load(path)
-        recipe = {entry.key: entry.value for entry in model.metadata_props}["recipe"]
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        recipe = Recipe.from_json(metadata["recipe"])
         weights = {
             tensor.name.removeprefix("network."): torch.from_numpy(
                 onnx.numpy_helper.to_array(tensor).copy()
             )
             for tensor in model.graph.initializer
         }
-        known = ConvAutoencoder(Recipe.from_json(recipe).network).state_dict()
-        return Recipe.from_json(recipe), {name: weights[name] for name in known}
+        known = ConvAutoencoder(recipe.network).state_dict()
+        return recipe, {name: weights[name] for name in known}
     except RecipeError:
         raise
     except OSError as error:

@@ -193,6 +193,11 @@ class Training:
             }
         )
 
+    @property
+    def pixels_per_step(self) -> int:
+        """Pixels of the crops of one step."""
+        return self.batch * self.crop_px**2
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -235,10 +240,7 @@ class Recipe:
             ),
             f"training.crop_px must be a multiple of {multiple}": training.crop_px % multiple == 0,
         }
-        try:
-            refuse_unless(rules)
-        except ValueError as error:
-            raise RecipeError(f"recipe {self.name}: {error}") from error
+        self._refuse_unless(rules)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -275,6 +277,9 @@ class Recipe:
                 behind.isdisjoint({"grey", "zoom"})
             ),
         }
+        self._refuse_unless(rules)
+
+    def _refuse_unless(self, rules: Mapping[str, bool]) -> None:
         try:
             refuse_unless(rules)
         except ValueError as error:

@@ -314,7 +314,6 @@ class Trainer:
             self._pictures = crops.checksum
         checkpoint = folder / "checkpoint.pt"
         log = Log(folder / "log.csv", self.step) if first else None
-        pixels_per_step = training.batch * training.crop_px**2
         losses = Losses(self.device)
         started = saved = time.monotonic()
         begun, begun_s = self.step, started
@@ -328,7 +327,7 @@ class Trainer:
                 if first and self.step - begun in (1, FIRST_STEPS):  # the next line may be far off
                     losses.newest()  # waits for a GPU; the first step may have compiled
                     if self.step - begun == FIRST_STEPS:
-                        pixels = (FIRST_STEPS - 1) * pixels_per_step
+                        pixels = (FIRST_STEPS - 1) * training.pixels_per_step
                         left = self._left(pixels / (time.monotonic() - begun_s))
                         report(f"step {self.step}/{training.steps}  about {left} left")
                     begun_s = time.monotonic()
@@ -341,7 +340,7 @@ class Trainer:
                     raise TrainingError(
                         f"loss {newest:.3g} at step {self.step}: lower the rate{kept}"
                     )
-                speed = counted * pixels_per_step / (time.monotonic() - started)
+                speed = counted * training.pixels_per_step / (time.monotonic() - started)
                 started = time.monotonic()
                 if first and (last or started - saved > checkpoint_s):
                     self.save(checkpoint)
@@ -369,9 +368,9 @@ class Trainer:
         self, log: Log, values: dict[str, float], validation: Sequence[np.ndarray] | None
     ) -> dict[str, float]:
         """Write a line of the log, with scores and drawings unless `validation` is None."""
-        folder, training = log.path.parent, self.recipe.training
+        folder = log.path.parent
         scores = self._validate(validation, folder) if validation else {}
-        megapixels = self.step * training.batch * training.crop_px**2 / 1e6
+        megapixels = self.step * self.recipe.training.pixels_per_step / 1e6
         log.write(self.step, {"megapixels": megapixels} | values | scores)
         if validation is not None:
             draw_curves(log, folder / "curves.png")
@@ -421,7 +420,7 @@ class Trainer:
     def _left(self, speed: float) -> str:
         """Say how long the rest takes at so many pixels a second."""
         training = self.recipe.training
-        seconds = (training.steps - self.step) * training.batch * training.crop_px**2 / speed
+        seconds = (training.steps - self.step) * training.pixels_per_step / speed
         if seconds > 3 * 3600:
             return f"{seconds / 3600:.0f} h"
         return f"{seconds / 60:.0f} min" if seconds > 99 else f"{seconds:.0f} s"
