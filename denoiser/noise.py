@@ -1,5 +1,6 @@
 """How noisy is a picture: an estimator that needs no model, and what to believe of one's map."""
 
+import cv2
 import numpy as np
 
 from denoiser.picture import white_of
@@ -14,6 +15,8 @@ CLIPPED = 1 / 255
 """How near to black or white a place tells nothing of the noise of others."""
 APART = 2.0
 """How many times more or less noise than is common a place may have."""
+FLAT_PX = 17
+"""Side of the smallest squares of one colour that are no part of a photograph."""
 
 
 def estimate_sigma(image: np.ndarray) -> float:
@@ -54,7 +57,7 @@ def pool(levels: np.ndarray, brightness: np.ndarray) -> np.ndarray:
         (h, w) levels, each between half and twice what it was: a picture may be made of parts that
         are not alike.
     """
-    tells = (brightness > CLIPPED) & (brightness < 1 - CLIPPED)
+    tells = (levels > 0) & (brightness > CLIPPED) & (brightness < 1 - CLIPPED)
     if not tells.any():
         tells[...] = True
     shades, found = brightness[tells], levels[tells]
@@ -66,6 +69,44 @@ def pool(levels: np.ndarray, brightness: np.ndarray) -> np.ndarray:
     pooled = np.interp(brightness, nodes, common).astype(np.float32)
     kept: np.ndarray = np.clip(pooled, levels / np.float32(APART), levels * np.float32(APART))
     return kept
+
+
+def mirror_into_flats(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put a mirror image of what lies beside it into whatever is perfectly flat.
+
+    Frames, letterboxes and what is hidden around a cut-out have no noise, and an estimator would
+    take what lies near them to have less than it has.
+
+    Args:
+        image: (3, H, W) float32.
+
+    Returns:
+        (3, H, W), `image` itself if nothing is flat or all is; and (H, W) bool, what was replaced.
+    """
+    grey = image[1]
+    cells = grey[: grey.shape[0] // 8 * 8, : grey.shape[1] // 8 * 8]
+    cells = cells.reshape(cells.shape[0] // 8, 8, -1, 8)
+    if not (cells.max((1, 3)) == cells.min((1, 3))).any():  # as good as always, and fast
+        return image, np.zeros(grey.shape, bool)
+    planes = np.ascontiguousarray(image.transpose(1, 2, 0))
+    kernel = np.ones((FLAT_PX, FLAT_PX), np.uint8)
+    middles = (cv2.dilate(planes, kernel) == cv2.erode(planes, kernel)).all(2)
+    flat = cv2.dilate(middles.astype(np.uint8), kernel)
+    _, labels = cv2.distanceTransformWithLabels(
+        flat, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    inside = flat > 0
+    if not inside.any() or inside.all():
+        return image, np.zeros_like(inside)
+    nearest = np.zeros((labels.max() + 1, 2), np.intp)  # by label
+    nearest[labels[~inside]] = np.argwhere(~inside)
+    here = np.argwhere(inside)
+    beside = nearest[labels[inside]]
+    across = np.clip(2 * beside - here, 0, np.array(flat.shape) - 1)
+    across = np.where(inside[tuple(across.T)][:, None], beside, across)
+    mirrored = image.copy()
+    mirrored[:, inside] = image[:, across[:, 0], across[:, 1]]
+    return mirrored, inside
 
 
 def _patches(image: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from denoiser import tiles
 from denoiser.arrays import Progress, check_image, is_share, lights
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, OutOfMemoryError
-from denoiser.noise import estimate_sigma, pool
+from denoiser.noise import estimate_sigma, mirror_into_flats, pool
 from denoiser.picture import white_of
 
 OVERLAP_PX = 16
@@ -279,11 +279,14 @@ def _find_noise(
             progress(0, stack.shape[1] * stack.shape[2])
         windows = stack[:, row.window, column.window]
         batch = _to_batch(windows, white, row, column)
-        found = model.estimate(batch)[:, 0]
+        seen, flat = zip(*map(mirror_into_flats, batch), strict=True)
+        found = model.estimate(np.stack(seen))[:, 0]
         inner, outer = zip(*(_places(span, stride) for span in (row, column)), strict=True)
         size = (batch.shape[3] // stride, batch.shape[2] // stride)
         for index in range(count):
-            noise[index][outer] = _resized(found[index], size, Image.Resampling.BOX)[inner]
+            level = _resized(found[index], size, Image.Resampling.BOX)
+            share = _resized(flat[index].astype(np.float32), size, Image.Resampling.BOX)
+            noise[index][outer] = np.where(share < 1, level, 0)[inner]
             grey = _resized(batch[index].mean(0), size, Image.Resampling.BOX)
             brightness[index][outer] = grey[inner]
     return [pool(*both) for both in zip(noise, brightness, strict=True)]

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from denoiser.noise import APART, estimate_sigma, pool
+import denoiser
+from denoiser import catalog
+from denoiser.noise import APART, FLAT_PX, estimate_sigma, mirror_into_flats, pool
 
 
 @pytest.mark.parametrize("sigma", [5, 15, 25, 50])
@@ -53,6 +55,37 @@ def test_a_black_border_tells_nothing_of_shadows():
     brightness = np.full((40, 60), 0.05, np.float32)
     levels[:30], brightness[:30] = 1e-4, 0
     np.testing.assert_allclose(pool(levels, brightness)[30:], 0.03, rtol=1e-3)
+
+
+def test_a_frame_shows_its_picture_mirrored(rng):
+    picture = rng.random((3, 40, 50), np.float32)
+    framed = np.pad(picture, ((0, 0), (30, 0), (0, FLAT_PX)), constant_values=1)
+    seen, flat = mirror_into_flats(framed)
+    np.testing.assert_array_equal(seen[:, 30:, :50], picture)
+    np.testing.assert_array_equal(seen[:, 20:30, 10:40], picture[:, 10:0:-1, 10:40])
+    assert flat[:30].all() and flat[:, 50:].all() and not flat[30:, :50].any()
+    assert framed[:, :30].min() == 1  # the input stays
+
+
+@pytest.mark.parametrize("flat_px", [0, FLAT_PX - 1, 64])
+def test_a_picture_with_nothing_flat_or_nothing_else_is_seen_as_it_is(flat_px, rng):
+    image = rng.random((3, 64, 64), np.float32)
+    middle = slice((64 - flat_px) // 2, (64 + flat_px) // 2)
+    image[:, middle, middle] = 0.5
+    seen, flat = mirror_into_flats(image)
+    assert seen is image and flat.shape == (64, 64) and not flat.any()
+
+
+@pytest.mark.parametrize("name", catalog.SIZES)
+def test_noise_beside_a_frame_or_around_a_cut_out_is_found(photo, rng, name):
+    model = denoiser.load_model(name, device="cpu")
+    noisy = np.clip(np.rint(photo + rng.normal(0, 15, photo.shape)), 0, 255).astype(np.uint8)
+    framed = noisy.copy()
+    framed[:96], framed[:, -40:] = 255, 0
+    whole, beside = (denoiser.denoise(image, model=model) for image in (noisy, framed))
+    apart = np.abs(whole.astype(int) - beside)[112:, :-56]
+    assert apart.mean() < 0.5
+    np.testing.assert_allclose(beside[:80, :-40], 255, atol=1)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 2)])
