@@ -19,7 +19,7 @@ LARGEST_CELLS = 64
 """Rows and columns of cells that are filled at once; what comes next builds on it."""
 CONTEXT_PX, LARGEST_CONTEXT_PX = 64, 256
 """Least and most that is looked at around a hole; in between half its size."""
-DIRECT_PX = 8
+DIRECT_PX = 3
 """Half width up to which a hole is filled directly; wider ones first at half the resolution. Chosen
 on validation pictures, see scripts/LOG.md."""
 TILE_PX, SMALLEST_TILE_PX, OVERLAP_PX = 768, 320, 32
