@@ -130,6 +130,7 @@ def inpaint(
 
 
 def _model_of(model: "Model | str | Path | None", task: str) -> "Model":
+    from denoiser.catalog import check_task
     from denoiser.engine import Model
     from denoiser.errors import ArgumentError
 
@@ -137,4 +138,5 @@ def _model_of(model: "Model | str | Path | None", task: str) -> "Model":
         return load_model(model, task=task)
     if not isinstance(model, Model):
         raise ArgumentError(f"model must be a model, its name or path, not {model!r}")
+    check_task(model, task)
     return model

@@ -124,9 +124,18 @@ def load(
     model = Model(find(name, gpu=gpu, task=task), device=device, **options)
     if gpu and model.fallback:  # too slow for a CPU
         model = Model(find(task=task), device=device, **options)
+    check_task(model, task)
+    return model
+
+
+def check_task(model: "Model", task: str) -> None:
+    """Refuse a model that is made for something else.
+
+    Raises:
+        ModelError: It is.
+    """
     if model.contract.task != task:
         raise ModelError(f"{model.contract.name} is a model to {model.contract.task}, not {task}")
-    return model
 
 
 def default(known: Sequence[Card], *, gpu: bool = False, task: str = "denoise") -> Card:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 Precision = Literal["auto", "fp32", "fp16"]
+OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED")
+"""What errors of onnxruntime, CUDA, cuDNN and cuBLAS say where memory is short."""
 CUDA_FIX = f"{IN_FOLDER} pip install '.[cuda]'"
 
 
@@ -185,11 +187,7 @@ class Model:
             found: list[np.ndarray] = session.run(outputs, feeds)
         except Exception as error:  # onnxruntime has no common base class for its errors
             text = str(error)
-            if (
-                "Failed to allocate memory" in text
-                or "bad_alloc" in text
-                or "out of memory" in text
-            ):
+            if any(sign in text for sign in OUT_OF_MEMORY):
                 raise OutOfMemoryError(f"out of memory on {self.provider}") from error
             raise ModelError(f"{self.name} failed: {text.splitlines()[0]}") from error
         return found

@@ -398,4 +398,6 @@ def _write(out: np.ndarray, band: np.ndarray, white: np.ndarray) -> None:
     if out.dtype.kind == "u":
         np.clip(band, 0, white, out=band)
         np.rint(band, out=band)
+    elif out.dtype == np.float16:
+        np.clip(band, *(np.finfo(out.dtype).min, np.finfo(out.dtype).max), out=band)
     np.copyto(out, band.transpose(0, 2, 3, 1), casting="unsafe")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from test_restore import dtypes, random_image
 
-from denoiser import filling, load_model
+from denoiser import denoise, filling, load_model
 from denoiser.engine import Model
 from denoiser.errors import (
     ArgumentError,
@@ -221,6 +221,8 @@ def test_bad_arguments_are_refused(quarter, image, hole, options, error):
 
 def test_models_that_fill_nothing_or_nan_are_refused(identity):
     image, hole = np.zeros((16, 16, 3), np.uint8), np.eye(16, dtype=bool)
+    with pytest.raises(ModelError, match="a model to detect, not denoise"):
+        denoise(image, model=load_model(task="detect", device="cpu"))
     with pytest.raises(ModelError, match="not a model for inpainting"):
         inpaint(image, hole, identity)
     nodes = [

@@ -104,6 +104,13 @@ def test_noise_is_estimated_with_its_own_halo():
     np.testing.assert_allclose(tiled, denoise(image, model, tile_px=1000), atol=1e-6)
 
 
+def test_half_precision_does_not_overflow():
+    model = Model(tiny_onnx([helper.make_node("Add", ["image", "image"], ["restored"])]))
+    image = np.array([[1, 60_000], [-2, 50_000]], np.float16)
+    largest = np.finfo(np.float16).max
+    np.testing.assert_array_equal(denoise(image, model), [[2, largest], [-4, largest]])
+
+
 @pytest.mark.parametrize("tile", [72, 128])
 def test_result_may_replace_the_input_while_tiles_are_read(tile):
     image = random_image((400, 300, 3), np.uint16)
