@@ -46,6 +46,8 @@ def decode(data: bytes) -> Picture:
             if file.format == "PNG" and png.is_deep(data):
                 picture.pixels, picture.mode = png.decode_deep(data)
             else:
+                if file.format == "PNG":
+                    png.scale_transparency(file, data)
                 picture.pixels, picture.mode = _decode_8bit(file)
     if picture.xmp:  # which show the picture as it was
         for prefix in (b"xmp", b"xap"):
@@ -60,8 +62,8 @@ def encode(picture: Picture, file: IO[bytes], format: Format, quality: int | Non
         from denoiser import tiff
 
         tiff.encode(picture, file)
-    elif picture.pixels.dtype == np.uint16:
-        png.encode_deep(picture, file)
+    elif format.name == "PNG":
+        png.encode(picture, file)
     else:
         _encode_8bit(picture, file, format, quality)
 
@@ -124,9 +126,11 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
         picture.exif = _checked_exif(block, picture.notes)
     if name == "JPEG" and picture.exif and not picture.iptc:  # where TIFF has it
         picture.iptc = exif.value_of(picture.exif, exif.IPTC)
+    stated = picture.exif and exif.resolution(picture.exif)
     if "dpi" in info and (name != "JPEG" or _has_density(info, picture.exif)):
-        x, y = (float(value) for value in info["dpi"])
-        picture.dpi = (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
+        stated = info["dpi"]
+    if stated and all(0 < value < 1e6 for value in stated):
+        picture.dpi = (float(stated[0]), float(stated[1]))
     frames = getattr(file, "n_frames", 1)
     if frames > 1:
         part = "pictures in it" if file.format == "MPO" else "frames"
@@ -218,6 +222,8 @@ def _decode_8bit(file: ImageFile.ImageFile) -> tuple[np.ndarray, Mode]:
         raise InputError(f"pixels of kind {file.mode} are not supported: convert it to RGB first")
     mode = targets[file.mode]
     pixels = np.array(file if file.mode == mode else file.convert(mode))
+    if file.format == "BMP" and mode == "RGBA" and not pixels[..., 3].any():  # unused, as often
+        return np.ascontiguousarray(pixels[..., :3]), "RGB"
     return (pixels[..., None] if pixels.ndim == 2 else pixels), mode
 
 
@@ -254,14 +260,15 @@ class _WithoutDescriptor:
 
 
 def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int | None) -> None:
-    pixels = np.ascontiguousarray(picture.pixels)
-    image = Image.frombuffer(picture.mode, pixels.shape[1::-1], pixels, "raw", picture.mode, 0, 1)
     options: dict[str, Any] = {"icc_profile": picture.icc}
-    if picture.exif:
-        options["exif"] = b"Exif\0\0" + picture.exif
+    block = picture.exif
+    if block and format.name == "AVIF":  # Pillow writes anew what has it, and not as it was
+        block = exif.without(block, exif.ORIENTATION)
+    if block:
+        options["exif"] = b"Exif\0\0" + block
     if picture.dpi:
         options["dpi"] = picture.dpi
-    if picture.xmp and format.name != "PNG":
+    if picture.xmp:
         options["xmp"] = picture.xmp
     if format.name == "JPEG":
         options |= jpeg.options_of(picture, quality)
@@ -274,7 +281,6 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
     elif format.name == "HEIF":
         _load_heif()
         options["quality"] = quality or 90
-    elif format.name == "PNG":
-        options["pnginfo"] = png.info_of(picture)
+    image = picture.as_image()
     with jpeg.room_for(picture) if format.name == "JPEG" else contextlib.nullcontext():
         image.save(_WithoutDescriptor(file), format.name, **options)  # type: ignore[arg-type]

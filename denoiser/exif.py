@@ -14,7 +14,8 @@ from typing import IO
 
 HEADERS = {"<": b"II*\0", ">": b"MM\0*"}
 """First bytes of a TIFF by its byte order as `struct` has it."""
-ORIENTATION, X_RESOLUTION, SOFTWARE, XMP = 0x0112, 0x011A, 0x0131, 700
+ORIENTATION, SOFTWARE, XMP = 0x0112, 0x0131, 700
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 EXIF_DIRECTORY, GPS_DIRECTORY = 0x8769, 0x8825
 IPTC, PHOTOSHOP_RESOURCES, PHOTOSHOP_LAYERS = 33723, 34377, 37724
 _SIDES, _EXIF_SIDES = (0x0100, 0x0101), (0xA002, 0xA003)  # width and height
@@ -89,6 +90,18 @@ def value_of(data: bytes, tag: int, offset: int | None = None) -> bytes | None:
 def has_tag(block: bytes, tag: int) -> bool:
     """Whether the first directory of an EXIF block holds a tag."""
     return tag in _places(block)
+
+
+def resolution(block: bytes) -> tuple[float, float] | None:
+    """Find the resolution in pixels per inch; None if there is none, or none that makes sense."""
+    order = _order(block)
+    with contextlib.suppress(ZeroDivisionError, struct.error, KeyError):
+        unit = value_of(block, RESOLUTION_UNIT) or struct.pack(order + "H", 2)
+        per_inch = {2: 1.0, 3: 2.54}[struct.unpack(order + "H", unit)[0]]
+        values = (value_of(block, tag) or b"" for tag in (X_RESOLUTION, Y_RESOLUTION))
+        x, y = (above / below for above, below in (struct.unpack(order + "II", v) for v in values))
+        return x * per_inch, y * per_inch
+    return None
 
 
 def from_tiff(data: bytes, offset: int | None = None, without: Container[int] = ()) -> bytes | None:
@@ -172,6 +185,21 @@ def reset_orientation(block: bytes) -> tuple[int, bytes]:
             (start,) = struct.unpack_from(order + "I", block, places[EXIF_DIRECTORY] + 8)
             _exchange(upright, _places(block, start), _EXIF_SIDES)
     return orientation, bytes(upright)
+
+
+def without(block: bytes, tag: int) -> bytes:
+    """Take an entry out of the first directory in place, so that all values keep their offsets."""
+    order, place = _order(block), _places(block).get(tag)
+    if place is None:
+        return block
+    (start,) = struct.unpack_from(order + "I", block, 4)
+    (count,) = struct.unpack_from(order + "H", block, start)
+    end = start + 2 + 12 * count
+    shorter = bytearray(block)
+    shorter[place : end - 8] = block[place + 12 : end + 4]  # the pointer behind them moves, too
+    shorter[end - 8 : end + 4] = bytes(12)
+    struct.pack_into(order + "H", shorter, start, count - 1)
+    return bytes(shorter)
 
 
 def _exchange(block: bytearray, places: dict[int, int], tags: tuple[int, int]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageCms
 
+from denoiser import exif
 from denoiser.errors import IN_FOLDER, InputError
 
 Mode = Literal["L", "LA", "RGB", "RGBA", "CMYK"]
@@ -51,8 +52,14 @@ class Format:
     lossy: bool = False
     longest_side: int = 2**31 - 1
     """Pixels."""
+    dpi: tuple[float, float] = (0, 1e6)
+    """Lowest and highest resolution."""
     longest_block: int = 2**31
     """Largest EXIF, XMP or IPTC block, or comment, in bytes."""
+
+    def holds(self, dpi: tuple[float, float]) -> bool:
+        """Whether a resolution can be written."""
+        return all(self.dpi[0] <= value <= self.dpi[1] for value in dpi)
 
 
 HEIF = Format(
@@ -75,6 +82,7 @@ FORMATS: tuple[Format, ...] = (
         cmyk=True,
         lossy=True,
         longest_side=65_500,
+        dpi=(0.5, 65_535),
         longest_block=65_000 - 29,
     ),
     Format(
@@ -126,6 +134,11 @@ class Picture:
     notes: list[str] = dataclasses.field(default_factory=list)
     """What could not be taken over from the file, a line each."""
 
+    def as_image(self) -> Image.Image:
+        """Give 8 bits as Pillow has them."""
+        pixels = np.ascontiguousarray(self.pixels)
+        return Image.frombuffer(self.mode, pixels.shape[1::-1], pixels, "raw", self.mode, 0, 1)
+
 
 def as_rgb8(picture: Picture) -> np.ndarray:
     """Reduce any picture to (H, W, 3) uint8: ink becomes light, transparency is laid on white."""
@@ -156,9 +169,11 @@ def adapt(
         nothing: list[Any] | None = [] if name == "texts" else None
         if strip_metadata and name != "icc":
             changes[name] = nothing
-        elif value and name not in format.metadata:
+        elif value and (name not in format.metadata or (name == "dpi" and not format.holds(value))):
             changes[name] = nothing
-            lost.append(label)
+            kept = changes.get("exif", picture.exif)
+            if name != "dpi" or not kept or not exif.resolution(kept):
+                lost.append(label)
         elif (
             value
             and name in ("exif", "xmp", "iptc", "comment")
@@ -196,7 +211,8 @@ def _adapt_pixels(
         wanted = format.depths[-1] if wanted == "float32" else "uint8"
         bits = 16 if wanted == "uint16" else 8
         white = f" and clipped, white is {picture.white:g}" if pixels.dtype.kind == "f" else ""
-        notes.append(f"{format.name} is written with at most {bits} bits: rounded{white}")
+        rounded = "" if pixels.dtype == np.uint8 else f": rounded{white}"
+        notes.append(f"{format.name} is written with at most {bits} bits{rounded}")
     elif wanted.startswith("uint") and picture.exceeds:
         notes.append(f"clipped to {wanted[4:]} bits, white is {picture.white:g}")
     if mode == "CMYK" and not format.cmyk:
@@ -209,6 +225,8 @@ def _adapt_pixels(
     if mode in ("L", "LA") and not format.grey:
         pixels = np.ascontiguousarray(pixels[..., [0, 0, 0, 1][: len(mode) + 2]])
         mode = "RGB" if mode == "L" else "RGBA"
+    if "extra" in picture.encoding and format.name != picture.format:
+        notes.append("its extra channel, of unknown meaning, is taken for transparency")
     if mode == "RGBA" and not format.exact_alpha:
         notes.append(f"{format.name} holds transparency only approximately")
     return pixels, mode, notes
@@ -255,7 +273,10 @@ def _to_depth(pixels: np.ndarray, dtype: str, white: np.ndarray | float) -> np.n
     if pixels.dtype == np.uint8 and dtype == "uint16":
         return pixels.astype(np.uint16) * np.uint16(257)
     if pixels.dtype == np.uint16 and dtype == "uint8":
-        return np.asarray((pixels.astype(np.uint32) + 128) // 257, np.uint8)
+        narrow = np.empty(pixels.shape, np.uint8)
+        for row, target in zip(pixels, narrow, strict=True):  # or it would take four times as much
+            target[...] = (row.astype(np.uint32) + 128) // 257
+        return narrow
     scaled = np.clip(pixels / np.asarray(white, np.float32), 0, 1)
     return np.rint(scaled * np.float32(np.iinfo(dtype).max)).astype(dtype)
 

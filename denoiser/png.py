@@ -1,13 +1,14 @@
-"""PNG chunks (PNG 3, W3C 2025): what they tell, and 16 bits per channel, which Pillow lacks."""
+"""PNG (PNG 3, W3C 2025): its chunks, and 16 bits per channel, which Pillow lacks."""
 
 import contextlib
+import io
 import struct
 import zlib
 from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
-from PIL.PngImagePlugin import PngInfo
+from PIL import ImageFile
 
 from denoiser.picture import Mode, Picture
 
@@ -56,14 +57,11 @@ def describe(picture: Picture, data: bytes) -> bytes | None:
     return block
 
 
-def info_of(picture: Picture) -> PngInfo:
-    """Give Pillow the chunks that a picture of 8 bits gets."""
-    info = PngInfo()
-    if picture.xmp:
-        info.add_itxt(_XMP_KEY, picture.xmp.decode("utf-8", "replace"))
-    for kind, body in [*picture.png_chunks.items(), *picture.texts]:
-        info.add(kind, body)
-    return info
+def scale_transparency(file: ImageFile.ImageFile, data: bytes) -> None:
+    """Scale the transparent grey of 2 and 4 bits, as Pillow scales the pixels but not that."""
+    bits, told = data[24], file.info.get("transparency")
+    if file.mode == "L" and bits < 8 and told is not None:
+        file.info["transparency"] = told * (255 // (2**bits - 1))
 
 
 def decode_deep(data: bytes) -> tuple[np.ndarray, Mode]:
@@ -76,12 +74,16 @@ def decode_deep(data: bytes) -> tuple[np.ndarray, Mode]:
     return pixels, modes[pixels.shape[2] - 1]
 
 
-def encode_deep(picture: Picture, file: IO[bytes]) -> None:
-    """Let imagecodecs compress the pixels, then put our chunks before them."""
-    import imagecodecs
+def encode(picture: Picture, file: IO[bytes]) -> None:
+    """Let Pillow or, of 16 bits, imagecodecs compress the pixels, then put our chunks before."""
+    if picture.pixels.dtype == np.uint16:
+        import imagecodecs
 
-    pixels = picture.pixels[..., 0] if picture.mode == "L" else picture.pixels
-    encoded = memoryview(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=1))
+        pixels = picture.pixels[..., 0] if picture.mode == "L" else picture.pixels
+        encoded = memoryview(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=1))
+    else:
+        picture.as_image().save(written := io.BytesIO(), "PNG")
+        encoded = written.getbuffer()
     chunks = dict(picture.png_chunks)
     if picture.icc:
         chunks.pop(b"sRGB", None)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import IO, Any
@@ -17,13 +18,17 @@ from denoiser.picture import Mode, Picture, check_size, white_of
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # one line on stderr is ours
 
 _ICC, _RESOLUTIONS, _UNIT = 34675, (282, 283), 296
-_TRANSFER = 301
+_DESCRIPTION, _TRANSFER = 270, 301
+_STACK = re.compile(r'ImageJ=|\{"shape"|<\?xml.{,2000}<OME|<OME', re.DOTALL)
+"""How a description begins by which programs take the pages of a stack apart."""
 _CHROMATICITIES = {
     318: ("WhitePoint", [0.3127, 0.3290]),
     319: ("PrimaryChromaticities", [0.64, 0.33, 0.30, 0.60, 0.15, 0.06]),
 }
 _LARGEST_BYTES = 3_900_000_000  # of a classic TIFF
 _JPEG = 7
+_UNSPECIFIED = 0
+"""Of ExtraSamples: a channel of which the file does not say that it is alpha."""
 
 
 def decode(data: bytes) -> Picture:
@@ -60,6 +65,8 @@ def decode(data: bytes) -> Picture:
             picture.notes.append(f"its ink of 0 to {full:g} becomes 0 to 1")
         if kind == "palette" and _is_deep(page.colormap):
             picture.notes.append("its palette of 16 bits becomes 8")
+        if page.extrasamples and int(page.extrasamples[0]) == _UNSPECIFIED:
+            picture.encoding["extra"] = _UNSPECIFIED
         if _is_premultiplied(page, mode):
             picture.notes.append("its premultiplied alpha becomes straight alpha")
         count = max(len(pages), _slices(file, page))
@@ -70,7 +77,9 @@ def decode(data: bytes) -> Picture:
         if not picture.icc and (colours := _other_colours(page)):
             picture.notes.append(f"the colours of its {' and '.join(colours)} are dropped")
     try:
-        picture.exif = exif.from_tiff(data, teller.offset)
+        tells_of_stack = count > 1 and _STACK.match(teller.description)
+        without = [_DESCRIPTION] if tells_of_stack else []
+        picture.exif = exif.from_tiff(data, teller.offset, without)
         resources = exif.value_of(data, exif.PHOTOSHOP_RESOURCES, teller.offset) or b""
         picture.iptc = exif.value_of(data, exif.IPTC, teller.offset) or photoshop.iptc(resources)
         picture.notes += photoshop.lost(resources)
@@ -90,6 +99,7 @@ def encode(picture: Picture, file: IO[bytes]) -> None:
     block = exif.parse(picture.exif) if picture.exif else exif.Block("<", [], {})
     photometric = {"L": "minisblack", "LA": "minisblack", "CMYK": "separated"}
     compressed = picture.encoding.get("compressed", True) if picture.format == "TIFF" else True
+    extra = ["unspecified" if "extra" in picture.encoding else "unassalpha"]
     pixels = picture.pixels[..., 0] if picture.mode == "L" else picture.pixels
     tifffile.imwrite(
         file,
@@ -98,7 +108,7 @@ def encode(picture: Picture, file: IO[bytes]) -> None:
         bigtiff=False,
         photometric=photometric.get(picture.mode, "rgb"),
         planarconfig=None if picture.mode == "L" else "contig",
-        extrasamples=["unassalpha"] if picture.mode in ("LA", "RGBA") else None,
+        extrasamples=extra if picture.mode in ("LA", "RGBA") else None,
         compression="zlib" if compressed else None,
         predictor=compressed,
         rowsperstrip=64 if compressed else None,
@@ -185,8 +195,11 @@ def _pixels(page: tifffile.TiffPage, kind: Mode | str) -> tuple[np.ndarray, Mode
         pixels = pixels.astype(np.float32)
     elif bits not in (8, 16):
         full = 255 if bits < 8 else 65535
-        scaled = np.rint(pixels * (full / (2**bits - 1)))
-        pixels = scaled.astype(np.uint8 if bits < 8 else np.uint16)
+        if bits in (1, 2, 4):
+            pixels = pixels.astype(np.uint8) * np.uint8(full // (2**bits - 1))
+        else:
+            scaled = np.rint(pixels * (full / (2**bits - 1)))
+            pixels = scaled.astype(np.uint8 if bits < 8 else np.uint16)
     pixels = np.array(pixels, pixels.dtype.newbyteorder("="), order="C")
     if page.photometric.name == "MINISWHITE":
         np.subtract(pixels.dtype.type(white_of(pixels)), pixels, out=pixels)

@@ -343,6 +343,9 @@ def test_orientation_is_applied_exactly_once(orientation, kind, tmp_path):
     path = tmp_path / kind
     picture = Picture(pixels, "RGB", "PNG", exif=exif_block(orientation))
     write(picture, path, format_of(path))
+    if kind == "a.avif":  # ours are written upright
+        block = b"Exif\0\0" + exif_block(orientation)
+        Image.fromarray(corners).save(path, exif=block, quality=90, subsampling="4:4:4")
     expected = np.asarray(ImageOps.exif_transpose(turned(corners, orientation)))
     once = read(path)
     assert once.pixels.shape == expected.shape
@@ -513,6 +516,7 @@ def test_slices_that_imagej_puts_into_one_page_are_missed(tmp_path):
     for name in ("a.tif", "b.tif"):
         picture = read(tmp_path / name)
         assert "only the first of 4 pages is restored" in picture.notes
+        assert not picture.exif or not exif.has_tag(picture.exif, 270)
         found, _ = through_file(picture, TIFF, tmp_path / "tif")  # whose description tells of four
         assert not found.notes
 
@@ -597,9 +601,10 @@ def through(picture, format):
 
 def test_what_tells_the_brightness_of_hdr_stays_with_it(tmp_path):
     chunks = {b"cICP": b"\x09\x10\0\1", b"cLLI": bytes(8), b"mDCV": bytes(24)}
-    picture = full_picture("RGB", "uint16", None, png_chunks=chunks)
-    found, _ = through_file(picture, PNG, tmp_path)
-    assert found.png_chunks == chunks and not found.notes
+    for dtype in PNG.depths:
+        picture = full_picture("RGB", dtype, None, png_chunks=chunks)
+        found, _ = through_file(picture, PNG, tmp_path)
+        assert found.png_chunks == chunks and not found.notes
 
 
 def test_iptc_and_colours_of_a_tiff_are_kept_or_missed(tmp_path):
@@ -871,6 +876,107 @@ def test_metadata_behind_the_pixels_of_a_png_is_found(tmp_path):
         path.write_bytes(data.removesuffix(end) + chunks + end)
         picture = read(path)
         assert picture.xmp == XMP and exif_facts(picture.exif) == exif_facts(exif_block())
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_colour_keys_of_few_bits_become_alpha(bits):
+    shades = np.arange(2**bits, dtype=np.uint8).repeat(8)
+    row = np.packbits(np.unpackbits(shades[:, None], 1)[:, 8 - bits :])
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", len(shades), 1, bits, 0, 0, 0, 0),
+        b"tRNS": struct.pack(">H", 1),
+        b"IDAT": zlib.compress(b"\0" + row.tobytes()),
+        b"IEND": b"",
+    }
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in chunks.items():
+        data += struct.pack(">I", len(body)) + kind + body
+        data += struct.pack(">I", zlib.crc32(kind + body))
+    picture = read(data)
+    assert picture.mode == "LA"
+    np.testing.assert_array_equal(picture.pixels[0, :, 0], shades * (255 // (2**bits - 1)))
+    np.testing.assert_array_equal(picture.pixels[0, :, 1] == 0, shades == 1)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_tiff_of_few_bits_uses_the_full_range(bits, tmp_path):
+    shades = np.arange(2**bits, dtype=np.uint8)[None].repeat(8, 0)
+    pixels = shades.astype(bool) if bits == 1 else shades
+    tifffile.imwrite(tmp_path / "a.tif", pixels, bitspersample=bits, photometric="minisblack")
+    found = read(tmp_path / "a.tif").pixels[..., 0]
+    np.testing.assert_array_equal(found, shades * (255 // (2**bits - 1)))
+
+
+def test_a_channel_that_may_be_alpha_stays_what_it_is(tmp_path):
+    pixels = random_pixels("RGBA", "uint8")
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unspecified"])
+    picture = read(tmp_path / "a.tif")
+    _, notes = through_file(picture, TIFF, tmp_path / "b")
+    assert notes == []
+    with tifffile.TiffFile(tmp_path / "b" / "a.tif") as file:
+        assert file.pages.first.extrasamples == (0,)
+        np.testing.assert_array_equal(file.asarray(), pixels)
+    for format in (PNG, JPEG):
+        _, notes = through_file(picture, format, tmp_path / format.name)
+        assert "its extra channel, of unknown meaning, is taken for transparency" in notes
+
+
+def test_alpha_of_a_bmp_that_hides_everything_is_none():
+    pixels = random_pixels("RGBA", "uint8")
+    height, width = pixels.shape[:2]
+    masks = (0xFF, 0xFF00, 0xFF0000, 0xFF000000)
+    header = struct.pack("<IiiHH6I4I52x", 108, width, -height, 1, 32, 3, 0, 0, 0, 0, 0, *masks)
+    for alpha in (0, 9):
+        pixels[..., 3] = 0
+        pixels[3, 4, 3] = alpha
+        found = read(b"BM" + struct.pack("<IHHI", 0, 0, 0, 122) + header + pixels.tobytes())
+        assert found.mode == ("RGBA" if alpha else "RGB")
+        np.testing.assert_array_equal(found.pixels[..., :3], pixels[..., :3])
+
+
+@pytest.mark.parametrize("format", [PNG, WEBP, AVIF])
+def test_resolution_in_exif_alone_is_kept(format, tmp_path):
+    block = Image.Exif()
+    block[0x011A], block[0x011B], block[0x0128] = 100.0, 50.0, 3  # per centimetre
+    picture = Picture(
+        random_pixels("RGB", "uint8"), "RGB", "PNG", exif=block.tobytes().removeprefix(b"Exif\0\0")
+    )
+    found, _ = through_file(picture, format, tmp_path)
+    assert found.dpi == pytest.approx((254, 127), rel=1e-3)
+    found, _ = through_file(found, TIFF, tmp_path / "b")
+    assert found.dpi == pytest.approx((254, 127), rel=1e-3)
+    _, notes = through_file(found, format, tmp_path / "c")
+    assert bool(notes) == (format is not PNG)  # TIFF has it in tags of its own
+
+
+@pytest.mark.parametrize(
+    ("dpi", "fits"), [(70000, False), (0.3, False), (65535, True), (0.6, True)]
+)
+def test_resolution_that_a_jpeg_cannot_hold_is_named(dpi, fits, tmp_path):
+    picture = Picture(random_pixels("RGB", "uint8"), "RGB", "TIFF", dpi=(dpi, dpi))
+    found, notes = through_file(picture, JPEG, tmp_path)
+    assert notes == ([] if fits else ["JPEG cannot hold DPI: dropped"])
+    assert found.dpi == ((round(dpi), round(dpi)) if fits else None)
+
+
+def test_exif_comes_out_of_avif_as_it_went_in(tmp_path):
+    """Text that is not ASCII, and rationals that could be reduced."""
+    entries = [
+        exif.Entry(0x010F, 2, 5, b"Acme\0"),
+        exif.Entry(exif.ORIENTATION, 3, 1, b"\1\0"),
+        exif.Entry(0x013B, 2, 6, "Jürg".encode() + b"\0"),
+    ]
+    details = [
+        exif.Entry(0x829A, 5, 1, struct.pack("<II", 10, 3000)),
+        exif.Entry(0x927C, 7, 8, b"\0maker\0\0"),
+    ]
+    written = exif.Block("<", entries, {exif.EXIF_DIRECTORY: details})
+    block = b"II*\0" + struct.pack("<I", 8) + exif.append(written, entries, 8)
+    picture = Picture(random_pixels("RGB", "uint8"), "RGB", "JPEG", exif=block)
+    found, _ = through_file(picture, AVIF, tmp_path)
+    kept = [entry for entry in entries if entry.tag != exif.ORIENTATION]
+    assert exif.parse(found.exif) == exif.Block("<", kept, written.directories)
+    assert exif.without(block, 0x9999) == block
 
 
 def test_colour_keys_become_alpha_at_16_bits_and_at_one(tmp_path):
