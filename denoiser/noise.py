@@ -83,11 +83,11 @@ def mirror_into_flats(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (3, H, W), `image` itself if nothing is flat or all is; and (H, W) bool, what was replaced.
     """
-    grey = image[1]
-    cells = grey[: grey.shape[0] // 8 * 8, : grey.shape[1] // 8 * 8]
-    cells = cells.reshape(cells.shape[0] // 8, 8, -1, 8)
+    green = image[1]
+    rows, columns = (length // 8 for length in green.shape)
+    cells = green[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8)
     if not (cells.max((1, 3)) == cells.min((1, 3))).any():  # as good as always, and fast
-        return image, np.zeros(grey.shape, bool)
+        return image, np.zeros(green.shape, bool)
     planes = np.ascontiguousarray(image.transpose(1, 2, 0))
     kernel = np.ones((FLAT_PX, FLAT_PX), np.uint8)
     middles = (cv2.dilate(planes, kernel) == cv2.erode(planes, kernel)).all(2)

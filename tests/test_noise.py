@@ -67,13 +67,13 @@ def test_a_frame_shows_its_picture_mirrored(rng):
     assert framed[:, :30].min() == 1  # the input stays
 
 
-@pytest.mark.parametrize("flat_px", [0, FLAT_PX - 1, 64])
-def test_a_picture_with_nothing_flat_or_nothing_else_is_seen_as_it_is(flat_px, rng):
-    image = rng.random((3, 64, 64), np.float32)
-    middle = slice((64 - flat_px) // 2, (64 + flat_px) // 2)
+@pytest.mark.parametrize(("side", "flat_px"), [(64, 0), (64, FLAT_PX - 1), (64, 64), (7, 7)])
+def test_a_picture_with_nothing_flat_or_nothing_else_is_seen_as_it_is(side, flat_px, rng):
+    image = rng.random((3, side, side), np.float32)
+    middle = slice((side - flat_px) // 2, (side + flat_px) // 2)
     image[:, middle, middle] = 0.5
     seen, flat = mirror_into_flats(image)
-    assert seen is image and flat.shape == (64, 64) and not flat.any()
+    assert seen is image and flat.shape == (side, side) and not flat.any()
 
 
 @pytest.mark.parametrize("name", catalog.SIZES)
