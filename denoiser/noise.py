@@ -71,8 +71,8 @@ def pool(levels: np.ndarray, brightness: np.ndarray) -> np.ndarray:
     return kept
 
 
-def mirror_into_flats(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Put a mirror image of what lies beside it into whatever is perfectly flat.
+def mirror_into_flats(image: np.ndarray) -> np.ndarray | None:
+    """Put a mirror image of what lies beside it into whatever is perfectly flat, in place.
 
     Frames, letterboxes and what is hidden around a cut-out have no noise, and an estimator would
     take what lies near them to have less than it has.
@@ -81,32 +81,35 @@ def mirror_into_flats(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         image: (3, H, W) float32.
 
     Returns:
-        (3, H, W), `image` itself if nothing is flat or all is; and (H, W) bool, what was replaced.
+        (H, W) bool, what was flat; None if nothing is, or all.
     """
     green = image[1]
     rows, columns = (length // 8 for length in green.shape)
-    cells = green[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8)
-    if not (cells.max((1, 3)) == cells.min((1, 3))).any():  # as good as always, and fast
-        return image, np.zeros(green.shape, bool)
+    cells = green[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).swapaxes(1, 2)
+    first = cells[..., 0, 0]
+    alike = cells[(first == cells[..., 3, 4]) & (first == cells[..., 7, 7])]  # few, as a rule
+    if not (alike == alike[:, :1, :1]).all((1, 2)).any():
+        return None
     planes = np.ascontiguousarray(image.transpose(1, 2, 0))
     kernel = np.ones((FLAT_PX, FLAT_PX), np.uint8)
     middles = (cv2.dilate(planes, kernel) == cv2.erode(planes, kernel)).all(2)
-    flat = cv2.dilate(middles.astype(np.uint8), kernel)
+    is_flat = cv2.dilate(middles.astype(np.uint8), kernel)
+    flat = np.asarray(is_flat, bool)
+    if not flat.any() or flat.all():
+        return None
     _, labels = cv2.distanceTransformWithLabels(
-        flat, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        is_flat, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    inside = flat > 0
-    if not inside.any() or inside.all():
-        return image, np.zeros_like(inside)
-    nearest = np.zeros((labels.max() + 1, 2), np.intp)  # by label
-    nearest[labels[~inside]] = np.argwhere(~inside)
-    here = np.argwhere(inside)
-    beside = nearest[labels[inside]]
-    across = np.clip(2 * beside - here, 0, np.array(flat.shape) - 1)
-    across = np.where(inside[tuple(across.T)][:, None], beside, across)
-    mirrored = image.copy()
-    mirrored[:, inside] = image[:, across[:, 0], across[:, 1]]
-    return mirrored, inside
+    known, here = np.flatnonzero(~flat), np.flatnonzero(flat)
+    nearest = np.zeros(labels.max() + 1, np.intp)  # by label
+    nearest[labels.ravel()[known]] = known
+    beside = nearest[labels.ravel()[here]]
+    (y, x), (near_y, near_x) = (np.unravel_index(places, flat.shape) for places in (here, beside))
+    across = np.ravel_multi_index((2 * near_y - y, 2 * near_x - x), flat.shape, mode="clip")
+    source = np.where(flat.ravel()[across], beside, across)
+    for plane in image:
+        plane[flat] = plane.take(source)
+    return flat
 
 
 def _patches(image: np.ndarray) -> np.ndarray:

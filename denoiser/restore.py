@@ -279,14 +279,16 @@ def _find_noise(
             progress(0, stack.shape[1] * stack.shape[2])
         windows = stack[:, row.window, column.window]
         batch = _to_batch(windows, white, row, column)
-        seen, flat = zip(*map(mirror_into_flats, batch), strict=True)
-        found = model.estimate(np.stack(seen))[:, 0]
+        flats = [mirror_into_flats(planes) for planes in batch]
+        found = model.estimate(batch)[:, 0]
         inner, outer = zip(*(_places(span, stride) for span in (row, column)), strict=True)
         size = (batch.shape[3] // stride, batch.shape[2] // stride)
         for index in range(count):
             level = _resized(found[index], size, Image.Resampling.BOX)
-            share = _resized(flat[index].astype(np.float32), size, Image.Resampling.BOX)
-            noise[index][outer] = np.where(share < 1, level, 0)[inner]
+            if (flat := flats[index]) is not None:
+                share = _resized(flat.astype(np.float32), size, Image.Resampling.BOX)
+                level = np.where(share < 1, level, 0)
+            noise[index][outer] = level[inner]
             grey = _resized(batch[index].mean(0), size, Image.Resampling.BOX)
             brightness[index][outer] = grey[inner]
     return [pool(*both) for both in zip(noise, brightness, strict=True)]
