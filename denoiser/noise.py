@@ -50,7 +50,7 @@ def pool(levels: np.ndarray, brightness: np.ndarray) -> np.ndarray:
     depends on the brightness of a place (Foi et al. 2008), not on what is seen there.
 
     Args:
-        levels: (h, w) noise levels, float32.
+        levels: (h, w) noise levels, float32; 0 tells nothing of other places.
         brightness: (h, w) of the same places, in [0, 1].
 
     Returns:
