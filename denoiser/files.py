@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -64,7 +65,7 @@ def whole_file(
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(PermissionError):  # a share whose files are all somebody else's
-            part.chmod(_MODE)
+            part.chmod(_mode_of(target))
         before_naming(part)
         if overwrite:
             part.replace(target)
@@ -72,6 +73,14 @@ def whole_file(
             rename_new(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _mode_of(target: Path) -> int:
+    """Permissions for what gets a name: those of the file that has it, if there is one."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        return _MODE
 
 
 def sweep(folder: Path, *, age_s: float = 0.0) -> None:

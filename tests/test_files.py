@@ -32,6 +32,16 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         write_text(tmp_path / "none" / "a.txt", "x")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
+def test_a_file_that_is_replaced_stays_as_private_as_it_was(tmp_path):
+    private, new = tmp_path / "private.txt", tmp_path / "new.txt"
+    private.touch(0o600)
+    write_text(private, "x")
+    write_text(new, "x")
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert new.stat().st_mode & 0o777 == 0o666 & ~files._UMASK
+
+
 def test_what_a_killed_process_left_is_swept(tmp_path):
     (tmp_path / ".denoise-x.part").touch()
     (tmp_path / "a.part").touch()
