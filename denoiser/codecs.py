@@ -126,11 +126,11 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
         picture.exif = _checked_exif(block, picture.notes)
     if name == "JPEG" and picture.exif and not picture.iptc:  # where TIFF has it
         picture.iptc = exif.value_of(picture.exif, exif.IPTC)
-    stated = picture.exif and exif.resolution(picture.exif)
     if "dpi" in info and (name != "JPEG" or _has_density(info, picture.exif)):
-        stated = info["dpi"]
-    if stated and all(0 < value < 1e6 for value in stated):
-        picture.dpi = (float(stated[0]), float(stated[1]))
+        x, y = (float(value) for value in info["dpi"])
+        picture.dpi = (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
+    elif picture.exif:
+        picture.dpi = exif.resolution(picture.exif)
     frames = getattr(file, "n_frames", 1)
     if frames > 1:
         part = "pictures in it" if file.format == "MPO" else "frames"

@@ -22,6 +22,8 @@ _SIDES, _EXIF_SIDES = (0x0100, 0x0101), (0xA002, 0xA003)  # width and height
 _THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # where one stands, and its bytes: JPEG, strips
 _INTEROPERABILITY = 0xA005
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_FORMS = {1: "B", 3: "H", 4: "I", 5: "II", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
+"""Of single numbers by kind, as `struct` has them."""
 _VALUE_BYTES |= {16: 8, 17: 8, 18: 8}  # BigTIFF
 # what tells how a TIFF stores its pixels, colour and parts, and is written anew
 _STRUCTURAL = {254, 255, 266, 280, 281, 284, 285, 292, 293, 296, 297, 301, 318, 319, 320, 330, 332}
@@ -92,15 +94,26 @@ def has_tag(block: bytes, tag: int) -> bool:
     return tag in _places(block)
 
 
-def resolution(block: bytes) -> tuple[float, float] | None:
-    """Find the resolution in pixels per inch; None if there is none, or none that makes sense."""
-    order = _order(block)
-    with contextlib.suppress(ZeroDivisionError, struct.error, KeyError):
-        unit = value_of(block, RESOLUTION_UNIT) or struct.pack(order + "H", 2)
-        per_inch = {2: 1.0, 3: 2.54}[struct.unpack(order + "H", unit)[0]]
-        values = (value_of(block, tag) or b"" for tag in (X_RESOLUTION, Y_RESOLUTION))
-        x, y = (above / below for above, below in (struct.unpack(order + "II", v) for v in values))
-        return x * per_inch, y * per_inch
+def resolution(data: bytes, offset: int | None = None) -> tuple[float, float] | None:
+    """Find the resolution that an EXIF block, or the directory of a TIFF at `offset`, tells.
+
+    Returns:
+        In pixels per inch, across and down; None if there is none, or none that makes sense.
+    """
+    with contextlib.suppress(KeyError, ValueError, ZeroDivisionError, struct.error):
+        order, _, directory = _directory(data, offset)
+        entries = {entry.tag: entry for entry in directory}
+
+        def number(tag: int) -> float:
+            entry = entries[tag]
+            above, *below = struct.unpack(order + _FORMS[entry.kind], entry.value)
+            return float(above / below[0] if below else above)
+
+        unit = number(RESOLUTION_UNIT) if RESOLUTION_UNIT in entries else 2.0
+        per_inch = {2.0: 1.0, 3.0: 2.54}[unit]
+        x, y = (number(tag) * per_inch for tag in (X_RESOLUTION, Y_RESOLUTION))
+        if 0 < x < 1e6 and 0 < y < 1e6:
+            return x, y
     return None
 
 

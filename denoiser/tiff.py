@@ -5,8 +5,7 @@ import io
 import logging
 import re
 from collections.abc import Iterator
-from fractions import Fraction
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import tifffile
@@ -17,8 +16,7 @@ from denoiser.picture import Mode, Picture, check_size, white_of
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # one line on stderr is ours
 
-_ICC, _RESOLUTIONS, _UNIT = 34675, (282, 283), 296
-_DESCRIPTION, _TRANSFER = 270, 301
+_ICC, _DESCRIPTION, _TRANSFER = 34675, 270, 301
 _STACK = re.compile(r'ImageJ=|\{"shape"|<\?xml.{,2000}<OME|<OME', re.DOTALL)
 """How a description begins by which programs take the pages of a stack apart."""
 _CHROMATICITIES = {
@@ -53,7 +51,7 @@ def decode(data: bytes) -> Picture:
             "TIFF",
             icc=_tag_bytes(page, _ICC) or _tag_bytes(teller, _ICC),
             xmp=_tag_bytes(teller, exif.XMP),
-            dpi=_dpi(page),
+            dpi=exif.resolution(data, page.offset),
             encoding={"compressed": page.compression.name != "NONE"},
         )
         if page.dtype is not None and page.dtype.kind == "f" and page.bitspersample != 32:
@@ -194,12 +192,9 @@ def _pixels(page: tifffile.TiffPage, kind: Mode | str) -> tuple[np.ndarray, Mode
     if pixels.dtype.kind == "f":
         pixels = pixels.astype(np.float32)
     elif bits not in (8, 16):
-        full = 255 if bits < 8 else 65535
-        if bits in (1, 2, 4):
-            pixels = pixels.astype(np.uint8) * np.uint8(full // (2**bits - 1))
-        else:
-            scaled = np.rint(pixels * (full / (2**bits - 1)))
-            pixels = scaled.astype(np.uint8 if bits < 8 else np.uint16)
+        dtype = np.uint8 if bits < 8 else np.uint16
+        scaled = np.rint(np.arange(2**bits) * (np.iinfo(dtype).max / (2**bits - 1)))
+        pixels = scaled.astype(dtype)[pixels.astype(np.uint16)]
     pixels = np.array(pixels, pixels.dtype.newbyteorder("="), order="C")
     if page.photometric.name == "MINISWHITE":
         np.subtract(pixels.dtype.type(white_of(pixels)), pixels, out=pixels)
@@ -233,17 +228,3 @@ def _tag_bytes(page: tifffile.TiffPage, code: int) -> bytes | None:
     if isinstance(value, str):
         return value.encode() or None
     return bytes(value) if isinstance(value, bytes | bytearray | tuple) and value else None
-
-
-def _dpi(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Resolution in pixels per inch; None if there is none, or none that makes sense."""
-    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError, IndexError):
-        unit = {2: 1.0, 3: 2.54}[int(page.tags[_UNIT].value) if _UNIT in page.tags else 2]
-        x, y = (_number(page.tags[code].value) * unit for code in _RESOLUTIONS)
-        if 0 < x < 1e6 and 0 < y < 1e6:
-            return x, y
-    return None
-
-
-def _number(value: Any) -> float:
-    return float(Fraction(*value)) if isinstance(value, tuple) else float(value)

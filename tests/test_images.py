@@ -47,6 +47,11 @@ def random_pixels(mode, dtype, height=13, width=17, seed=0):
     return rng.integers(0, np.iinfo(dtype).max + 1, (height, width, len(mode)), dtype)
 
 
+def png_chunk(kind, body=b""):
+    crc = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc)
+
+
 def full_picture(mode, dtype, srgb, **changes):
     fields = {
         "pixels": random_pixels(mode, dtype),
@@ -205,8 +210,7 @@ def test_layers_of_photoshop_are_dropped_with_a_line(tmp_path):
 )
 def test_damaged_texts_are_dropped_with_a_line(kind, body, tmp_path):
     data = bytes(imagecodecs.png_encode(random_pixels("RGB", "uint16")))
-    crc = struct.pack(">I", zlib.crc32(kind + body))
-    chunk = struct.pack(">I", len(body)) + kind + body + crc
+    chunk = png_chunk(kind, body)
     (tmp_path / "a.png").write_bytes(data[:-12] + chunk + data[-12:])  # behind the pixels
     picture = read(tmp_path / "a.png")
     assert picture.notes == ["a damaged text in it is dropped"] and not picture.texts
@@ -437,8 +441,7 @@ def test_png_colour_chunks_are_kept(tmp_path):
     path = tmp_path / "a.png"
     data = imagecodecs.png_encode(np.zeros((4, 4, 3), np.uint16))
     body = struct.pack(">I", 45455)
-    chunk = struct.pack(">I", 4) + b"gAMA" + body + struct.pack(">I", zlib.crc32(b"gAMA" + body))
-    path.write_bytes(data[:33] + chunk + data[33:])
+    path.write_bytes(data[:33] + png_chunk(b"gAMA", body) + data[33:])
     for depth in ("8", "16"):
         found, _ = through_file(read(path), PNG, tmp_path, depth=depth)
         assert found.png_chunks[b"gAMA"] == body
@@ -527,7 +530,7 @@ def test_what_no_other_note_tells_of_is_missed(tmp_path):
     film = plain["JPEG"] + bytes(2) + b"\0\0\0\x18ftypmp42" + bytes(range(1, 99))
     map = plain["JPEG"] + _encoded(JPEG) + bytes(range(256)) * 20
     manifest = plain["JPEG"][:2] + b"\xff\xeb\0\x06JUMB" + plain["JPEG"][2:]
-    private = b"\0\0\0\x03prVt123" + struct.pack(">I", zlib.crc32(b"prVt123"))
+    private = png_chunk(b"prVt", b"123")
     paths = b"8BIM" + struct.pack(">HHI", 2000, 0, 4) + b"path"
     segment = b"Photoshop 3.0\0" + paths
     clipped = b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment
@@ -550,7 +553,7 @@ def test_what_cameras_and_programs_note_for_themselves_is_not_missed():
     jpeg, png = _encoded(JPEG), _encoded(PNG)
     flag = b"8BIM" + struct.pack(">HHI", 0x040A, 0, 1) + b"\0\0"
     segment = b"Photoshop 3.0\0" + flag
-    hint = b"\0\0\0\x04iDOT1234" + struct.pack(">I", zlib.crc32(b"iDOT1234"))
+    hint = png_chunk(b"iDOT", b"1234")
     for data in (
         jpeg + b"\n",
         jpeg + b"SEFH" + bytes(40) + b"SEFT",
@@ -668,9 +671,7 @@ def damaged_files(photo):
     nan = io.BytesIO()
     tifffile.imwrite(nan, np.full((8, 8), np.nan, np.float32))
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    crc = struct.pack(">I", zlib.crc32(b"IHDR" + header))
-    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + crc
-    bomb += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    bomb = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT")
     gif, avif = io.BytesIO(), io.BytesIO()
     Image.fromarray(photo[:8, :8]).save(gif, "GIF")
     Image.fromarray(photo).save(avif, "AVIF")
@@ -869,10 +870,7 @@ def test_metadata_behind_the_pixels_of_a_png_is_found(tmp_path):
         write(Picture(random_pixels("RGB", dtype), "RGB", "PNG"), path, PNG, overwrite=True)
         data, end = path.read_bytes(), b"\0\0\0\0IEND\xaeB`\x82"
         text = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP)
-        chunks = b""
-        for kind, body in ((b"eXIf", exif_block()), (b"iTXt", text)):
-            crc = struct.pack(">I", zlib.crc32(kind + body))
-            chunks += struct.pack(">I", len(body)) + kind + body + crc
+        chunks = png_chunk(b"eXIf", exif_block()) + png_chunk(b"iTXt", text)
         path.write_bytes(data.removesuffix(end) + chunks + end)
         picture = read(path)
         assert picture.xmp == XMP and exif_facts(picture.exif) == exif_facts(exif_block())
@@ -882,16 +880,10 @@ def test_metadata_behind_the_pixels_of_a_png_is_found(tmp_path):
 def test_colour_keys_of_few_bits_become_alpha(bits):
     shades = np.arange(2**bits, dtype=np.uint8).repeat(8)
     row = np.packbits(np.unpackbits(shades[:, None], 1)[:, 8 - bits :])
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", len(shades), 1, bits, 0, 0, 0, 0),
-        b"tRNS": struct.pack(">H", 1),
-        b"IDAT": zlib.compress(b"\0" + row.tobytes()),
-        b"IEND": b"",
-    }
     data = b"\x89PNG\r\n\x1a\n"
-    for kind, body in chunks.items():
-        data += struct.pack(">I", len(body)) + kind + body
-        data += struct.pack(">I", zlib.crc32(kind + body))
+    data += png_chunk(b"IHDR", struct.pack(">IIBBBBB", len(shades), 1, bits, 0, 0, 0, 0))
+    data += png_chunk(b"tRNS", struct.pack(">H", 1))
+    data += png_chunk(b"IDAT", zlib.compress(b"\0" + row.tobytes())) + png_chunk(b"IEND")
     picture = read(data)
     assert picture.mode == "LA"
     np.testing.assert_array_equal(picture.pixels[0, :, 0], shades * (255 // (2**bits - 1)))
@@ -984,8 +976,7 @@ def test_colour_keys_become_alpha_at_16_bits_and_at_one(tmp_path):
     Image.new("1", (4, 4)).save(data, "PNG", transparency=0)
     assert read(data.getvalue()).mode == "LA"
     deep = bytearray(imagecodecs.png_encode(np.arange(16, dtype=np.uint16).reshape(4, 4)))
-    chunk = b"tRNS" + struct.pack(">H", 3)
-    deep[33:33] = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    deep[33:33] = png_chunk(b"tRNS", struct.pack(">H", 3))
     picture = read(bytes(deep))
     assert picture.mode == "LA" and (picture.pixels[..., 1] == 0).sum() == 1
 
