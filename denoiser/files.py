@@ -166,7 +166,7 @@ def move_new(source: Path, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part, stamp = source, stamp_of(source)
     try:
-        if source.is_symlink() or not on_one_file_system(source, target.parent):
+        if source.is_symlink() or not on_one_file_system(source.parent, target.parent):
             # a name that is found again, should this be cut short
             place = hashlib.sha256(os.fsencode(source.absolute())).hexdigest()
             part = target.parent / f".denoise-{place[:16]}.moving"
@@ -213,9 +213,27 @@ def stamp_of(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
+@functools.cache
 def on_one_file_system(one: Path, other: Path) -> bool:
-    """Whether a file can be moved from one place to the other without copying it."""
-    return one.stat().st_dev == other.stat().st_dev
+    """Whether files can be moved from one folder to the other without copying them.
+
+    It is tried: between two mounts of one file system, as containers have them, they cannot.
+
+    Raises:
+        OSError: The first folder takes no files.
+    """
+    if one.stat().st_dev != other.stat().st_dev:
+        return False
+    descriptor, name = tempfile.mkstemp(".part", ".denoise-", one)
+    os.close(descriptor)
+    part = Path(name)
+    try:
+        part = part.rename(other / part.name)
+    except OSError:
+        return False
+    finally:
+        part.unlink()
+    return True
 
 
 def check_writable(folder: Path, file: Path | None = None) -> None:

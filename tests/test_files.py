@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -99,6 +100,32 @@ def test_what_cannot_be_taken_away_is_not_archived(tmp_path, monkeypatch):
     with pytest.raises(PermissionError):
         move_new(source, tmp_path / "old" / "a.png")
     assert source.exists() and not list((tmp_path / "old").iterdir())
+
+
+def test_two_mounts_of_one_file_system_are_two_file_systems(tmp_path, monkeypatch):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+
+    def refuse(call):
+        def within(one, other, **options):
+            if Path(one).parent != Path(other).parent:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            call(one, other, **options)
+
+        return within
+
+    for name in ("rename", "link", "replace"):
+        monkeypatch.setattr(os, name, refuse(getattr(os, name)))
+    with whole_file(out / "a.txt", overwrite=True, scratch=source) as file:
+        file.write(b"result")
+    (source / "a.txt").write_text("original")
+    move_new(source / "a.txt", out / "a.txt")
+    assert not list(source.iterdir())
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        "a.txt": "result",
+        "a-1.txt": "original",
+    }
 
 
 def test_a_full_archive_name_gets_a_number(tmp_path):
