@@ -1,21 +1,24 @@
 """The engine on a pipe, for editors: docs/pipe.md describes the protocol."""
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import queue
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from denoiser import __version__, load_model
 from denoiser.arrays import Progress
-from denoiser.errors import INTERRUPTED, ArgumentError, DenoiserError, InputError
+from denoiser.console import fail
+from denoiser.errors import INTERRUPTED, ArgumentError, DenoiserError, InputError, OutputError
 from denoiser.job import Denoising, Inpainting, facts
 from denoiser.picture import LARGEST_FLOAT, LARGEST_MP, Picture
 
@@ -71,16 +74,26 @@ class _Client:
         return request
 
     def tell(self, line: dict[str, Any]) -> None:
-        """Send a line."""
-        self._sink.write(json.dumps(line).encode() + b"\n")
-        self._sink.flush()
+        """Send a line.
+
+        Raises:
+            OutputError: Nobody takes it.
+        """
+        with _sending():
+            self._sink.write(json.dumps(line).encode() + b"\n")
+            self._sink.flush()
 
     def send(self, values: np.ndarray) -> None:
-        """Send raw values, rows in order, in bands so that no second copy is held."""
+        """Send raw values, rows in order, in bands so that no second copy is held.
+
+        Raises:
+            OutputError: Nobody takes them.
+        """
         rows = max(1, BAND_BYTES // max(1, values[:1].nbytes))
-        for start in range(0, len(values), rows):
-            self._sink.write(np.ascontiguousarray(values[start : start + rows]).data)
-        self._sink.flush()
+        with _sending():
+            for start in range(0, len(values), rows):
+                self._sink.write(np.ascontiguousarray(values[start : start + rows]).data)
+            self._sink.flush()
 
     def _listen(self) -> None:
         try:
@@ -94,6 +107,8 @@ class _Client:
                     self._requests.put(self._receive(self.newest, header))
         except _End:
             os._exit(0)  # nobody is left to answer, and the main thread may be computing
+        except OSError as error:
+            self._requests.put(InputError(f"cannot read standard input: {error.strerror}"))
         except Exception as error:
             self._requests.put(error)
 
@@ -115,6 +130,15 @@ class _Client:
             target = target[count:]
 
 
+@contextlib.contextmanager
+def _sending() -> Iterator[None]:
+    """Make what goes wrong with standard output ours."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
 def _parse(line: bytes) -> dict[str, Any]:
     """Read a header.
 
@@ -122,7 +146,7 @@ def _parse(line: bytes) -> dict[str, Any]:
         ArgumentError: What follows it cannot be read without what is missing.
     """
     try:
-        header: dict[str, Any] = json.loads(line, parse_constant=_refuse)
+        header: dict[str, Any] = json.loads(line, parse_constant=_refuse, parse_float=_finite)
         if not isinstance(header, dict):
             raise ValueError("it must be an object of JSON")
         if header["task"] == "cancel":
@@ -147,6 +171,14 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
+def _finite(text: str) -> float:
+    """Read a number, which sent back must not be Infinity."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
+
+
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer requests until `source` ends, which ends the process at once.
 
@@ -156,6 +188,8 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
     Raises:
         ArgumentError: A request makes no sense; its sender was told.
+        InputError: `source` cannot be read.
+        OutputError: `sink` takes no answer.
         MemoryError: There is no room for one; its sender was told.
     """
     client = _Client(source, sink)
@@ -185,6 +219,8 @@ def _answer(client: _Client, request: _Request) -> None:
         result, report = _restore(request, progress)
     except _Superseded:
         client.tell(reply | {"cancelled": True})
+    except OutputError:  # of the progress
+        raise
     except Exception as error:  # the editor shall say more than "the engine died"
         if not isinstance(error, DenoiserError | MemoryError):
             traceback.print_exc()
@@ -307,7 +343,9 @@ def serve_standard_streams() -> None:
     os.dup2(2, 1)
     try:
         serve(sys.stdin.buffer, sink)
-    except BrokenPipeError:
-        os._exit(0)  # nobody reads the answers
+    # a thread that reads holds standard input, and Python would wait for it
+    except OutputError as error:
+        gone = isinstance(error.__cause__, BrokenPipeError)  # nobody reads the answers
+        os._exit(0 if gone else fail(str(error), error.exit_code, verbose=False))
     except KeyboardInterrupt:
-        os._exit(INTERRUPTED)  # a thread that reads holds standard input, and Python waits for it
+        os._exit(INTERRUPTED)

@@ -159,6 +159,13 @@ def test_a_request_that_does_not_fit_into_memory_is_answered(monkeypatch):
     assert explain(MemoryError())[1] == 2  # with which it ends
 
 
+def test_a_standard_input_that_cannot_be_read_is_told(tmp_path):
+    command = [sys.executable, "-m", "denoiser", "pipe"]
+    with (tmp_path / "written").open("wb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: cannot read standard input")
+
+
 def test_a_closed_standard_input_is_told(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(InputError, match="standard input is closed"):
@@ -214,6 +221,7 @@ def test_sigterm_ends_it_while_it_waits():
         ("[]", "bad request"),
         ("[" * 100_000, "nested too deeply"),
         ('{"id": NaN}', "NaN is not JSON"),
+        ('{"id": 1e999}', "1e999 is too large a number"),
         ('{"task": ["denoise"], "width": 4, "height": 4, "mode": "L", "type": "uint8"}', "task"),
     ],
 )
@@ -225,6 +233,34 @@ def test_what_cannot_be_read_ends_it(line, words):
     error = client.process.communicate()[1].decode()
     assert client.process.returncode == 1 and error.startswith("error: bad request")
     assert "Traceback" not in error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output_is_told_while_standard_input_is_open():
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "denoiser", "pipe"],
+            stdin=subprocess.PIPE,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        process.wait(timeout=60)
+    _, error = process.communicate()
+    assert process.returncode == 5
+    assert error == "error: cannot write to standard output: No space left on device\n"
+
+
+def test_an_editor_that_goes_away_in_the_midst_of_work_gets_no_traceback(rng):
+    client = Client()
+    large = rng.integers(0, 255, (1500, 1500, 3), np.uint8)
+    header = {"task": "denoise", "mode": "RGB", "type": "uint8", "width": 1500, "height": 1500}
+    client.send(header, large)
+    client.line()
+    client.process.stdout.close()
+    with client.process:
+        client.process.wait(timeout=60)  # before its standard input ends
+        assert (client.process.returncode, client.process.stderr.read()) == (0, b"")
 
 
 def test_the_documented_example_runs():
