@@ -8,7 +8,7 @@ import click
 from denoiser.console import run
 from denoiser.denoiser_cli import denoiser
 from denoiser.errors import ArgumentError
-from denoiser.options import Number, Shared, shared_options
+from denoiser.options import Number, Shared, auto_or_number, shared_options
 
 LONGEST_S = 86400
 
@@ -28,15 +28,8 @@ def parse_on_success(text: str) -> tuple[bool, Path | None]:
 
 def parse_sigma(text: str) -> float | Literal["auto"]:
     """Turn `auto` or a noise level on the 0-255 scale into "auto" or a level in [0, 1]."""
-    if text == "auto":
-        return "auto"
-    try:
-        level = float(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is neither auto nor a number") from error
-    if not 0 <= level <= 255:
-        raise click.BadParameter(f"{text} is not in 0-255")
-    return level / 255
+    level = auto_or_number(text, 255)
+    return "auto" if level == "auto" else level / 255
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -105,7 +98,7 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     show_default=True,
     metavar="keep|archive:FOLDER|delete",
     help="With --watch: what to do with an original once its result is safely written. Originals"
-    " whose result came with a warning are never deleted.",
+    " of which the result lacks anything are never deleted.",
 )
 @shared_options
 def denoise(

@@ -7,7 +7,7 @@ import click
 
 from denoiser.console import run
 from denoiser.errors import ArgumentError, InputError
-from denoiser.options import Number, Shared, look_up, shared_options
+from denoiser.options import Number, Shared, auto_or_number, look_up, shared_options
 
 if TYPE_CHECKING:
     from denoiser.defects import Kind
@@ -28,15 +28,8 @@ def parse_kinds(text: str) -> tuple[str, ...]:
 
 def parse_grain(text: str) -> float:
     """Turn `auto` or a share into a share."""
-    if text == "auto":
-        return 1.0
-    try:
-        share = float(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is neither auto nor a number") from error
-    if not 0 <= share <= 1:
-        raise click.BadParameter(f"{text} is not in 0-1")
-    return share
+    share = auto_or_number(text, 1)
+    return 1.0 if share == "auto" else share
 
 
 def check_mask_out(mask_out: Path, source: Path, mask: Path | None, out: Path) -> None:
@@ -44,8 +37,9 @@ def check_mask_out(mask_out: Path, source: Path, mask: Path | None, out: Path) -
 
     Raises:
         ArgumentError: It would replace IN, MASK or OUT, lie among their pictures, or is no .png.
+        OutputError: Nothing can be written there.
     """
-    from denoiser.files import lie_within_each_other
+    from denoiser.files import check_file, check_writable, lie_within_each_other
 
     if mask_out == Path("-") or (mask_out.is_dir() and not source.is_dir()):
         raise ArgumentError(f"--save-mask is a file, or a folder if IN is one, not {mask_out}")
@@ -55,27 +49,31 @@ def check_mask_out(mask_out: Path, source: Path, mask: Path | None, out: Path) -
         among = source.is_dir() and lie_within_each_other(mask_out, path)
         if among or mask_out.resolve() == path.resolve():
             raise ArgumentError(f"--save-mask and {what} lie within each other: keep them apart")
+    check = check_writable if source.is_dir() else check_file
+    check(mask_out)
 
 
-def check_mask(name: str, source: str, target: str) -> Path:
+def check_mask(name: str, source: Path, out: Path) -> Path:
     """Refuse a mask that is missing, would be overwritten, or be filled as a picture of IN.
 
     Raises:
         InputError: It does not exist, or that cannot be found out.
-        ArgumentError: It lies in IN or where OUT is.
+        ArgumentError: It is OUT, or lies in the folders IN or OUT or around them.
     """
     from denoiser.files import lie_within_each_other
 
-    mask, out = Path(name), Path(target)
+    mask = Path(name)
     if name == "-":
         raise ArgumentError("MASK is a file or a folder, not standard input")
     if not name or look_up(name) is None:
         raise InputError(f"no such mask: {name or '(empty name)'}")
-    if target != "-" and out.exists() and out.samefile(mask):
+    if out.exists() and out.samefile(mask):
         raise ArgumentError("MASK and OUT are the same: the mask is never overwritten")
-    for what, folder in (("IN", Path(source)), ("OUT", out)):
-        if folder.is_dir() and lie_within_each_other(mask, folder):
+    for what, folder in (("IN", source), ("OUT", out)) if source.is_dir() else ():
+        if lie_within_each_other(mask, folder):
             raise ArgumentError(f"MASK and {what} lie within each other: keep them apart")
+    if source.is_dir() and not (mask.is_dir() or mask.is_file()):
+        raise ArgumentError("MASK must be a file or a folder when IN is a folder")
     return mask
 
 
@@ -162,21 +160,27 @@ def inpaint(
     input and output. If IN is a folder, so is OUT, and MASK is one picture for all or a folder with
     a mask of the same stem for each.
     """
-    if detect and (mask_from == "alpha" or invert_mask):
-        raise ArgumentError("--detect makes the mask: not with --mask alpha or --invert-mask")
+    if detect and (mask_from == "alpha" or invert_mask or soft):
+        raise ArgumentError(
+            "--detect makes the mask: not with --mask alpha, --invert-mask or --soft"
+        )
     wanted = 3 if mask_from == "file" and not detect else 2
     if len(paths) != wanted:
         raise ArgumentError(f"give {'IN MASK OUT' if wanted == 3 else 'IN OUT'}")
     source, target = paths[0], paths[-1]
     of_folder = shared.check(source, target)
-    mask = check_mask(paths[1], source, target) if wanted == 3 else None
     if mask_from == "alpha" and feather_px:
         raise ArgumentError("--feather would let invisible colours be seen: not with --mask alpha")
 
-    from denoiser.files import check_file, check_writable, taken
     from denoiser.job import Inpainting
     from denoiser.single import resolve_target
 
+    writing, out = shared.writing(), Path(target)
+    if not of_folder:
+        out = resolve_target(source, target, shared.suffix, writing["format"]) or out
+    mask = check_mask(paths[1], Path(source), out) if wanted == 3 else None
+    if mask_out:
+        check_mask_out(mask_out, Path(source), mask, out)
     job = Inpainting(
         mask=mask,
         detect=detect,
@@ -188,18 +192,8 @@ def inpaint(
         dilate_px=dilate_px,
         feather_px=feather_px,
         grain_share=grain_share,
-        **shared.writing(),
+        **writing,
     )
-    if mask_out:
-        out = Path(target)
-        if not of_folder:
-            out = resolve_target(source, target, shared.suffix, job.format) or out
-        check_mask_out(mask_out, Path(source), mask, out)
-        check = check_writable if of_folder else check_file
-        check(mask_out)
-        written = not of_folder and not (shared.skip_existing and out.exists())
-        if written and mask_out.exists() and not job.may_replace_mask(mask_out):
-            raise taken(mask_out)
     shared.process(source, target, job, model)
 
 

@@ -13,7 +13,7 @@ from denoiser import catalog, images, mask_files, restore
 from denoiser.arrays import Progress, lights, shares
 from denoiser.engine import CPU, Model, Precision
 from denoiser.errors import ArgumentError, OutputError
-from denoiser.files import sha256_of
+from denoiser.files import sha256_of, taken
 from denoiser.picture import Format, Picture, as_rgb8
 
 if TYPE_CHECKING:
@@ -55,6 +55,17 @@ class Job:
 
         Raises:
             ArgumentError: They would.
+        """
+
+    def is_whole(self, name: str) -> bool:
+        """Whether all that is written beside the output of picture `name` is there."""
+        return True
+
+    def check_beside(self, name: str) -> None:
+        """Refuse what stands where something is to be written beside the output of a picture.
+
+        Raises:
+            OutputError: It is not ours to replace.
         """
 
     def fit(self, model: Model) -> None:
@@ -213,7 +224,7 @@ class Inpainting(Job):
         """Settings, with the checksum of the mask, or of what finds it, in its place."""
         sha256 = sha256_of(mask_files.find(name, self.mask)) if self.mask else None
         settings = super().settings(name) | {"mask": _finder_sha256() if self.detect else sha256}
-        del settings["replace_masks"]
+        del settings["replace_masks"], settings["mask_out"]
         return settings
 
     def check(self, names: Iterable[str]) -> None:
@@ -227,6 +238,16 @@ class Inpainting(Job):
             first = taken.setdefault(path := self._mask_out_of(name), name)
             if first != name:
                 raise ArgumentError(f"the masks of {first} and {name} would both become {path}")
+
+    def is_whole(self, name: str) -> bool:
+        """Whether the mask that was used is there, if it is to be written."""
+        return self.mask_out is None or self._mask_out_of(name).exists()
+
+    def check_beside(self, name: str) -> None:
+        """Refuse to replace a mask that others made or changed."""
+        path = self.mask_out and self._mask_out_of(name)
+        if path and path.exists() and not self._may_replace(path):
+            raise taken(path)
 
     def restore(
         self,
@@ -265,7 +286,7 @@ class Inpainting(Job):
             masks.make_opaque(picture, hole)
         if self.mask_out:
             path = self._mask_out_of(name)
-            mask_files.write(hole, path, overwrite=self.may_replace_mask(path))
+            mask_files.write(hole, path, overwrite=self._may_replace(path))
         report = facts(picture, model) | {"filled_px": int((hole > 0).sum())}
         if not report["filled_px"]:
             reason = "no defect was found" if self.detect else "the mask is empty"
@@ -313,7 +334,7 @@ class Inpainting(Job):
             np.copyto(picture.pixels, before, where=(hole == 0)[..., None])
         return hole
 
-    def may_replace_mask(self, path: Path) -> bool:
+    def _may_replace(self, path: Path) -> bool:
         """Whether a file may be replaced by a mask: it is one of ours that nobody has changed."""
         return self.replace_masks or mask_files.is_ours(path)
 

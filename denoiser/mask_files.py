@@ -23,7 +23,7 @@ def find(name: str, mask: Path) -> Path:
         InputError: There is none, or more than one.
     """
     if not mask.is_dir():
-        if not mask.is_file():
+        if not mask.exists():
             raise InputError(f"no such mask: {mask}")
         return mask
     folder, stem = (mask / name).parent, Path(name).stem

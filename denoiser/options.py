@@ -33,6 +33,23 @@ class Number(click.FloatRange):
         return number
 
 
+def auto_or_number(text: str, most: float) -> float | Literal["auto"]:
+    """Read `auto` or a number from 0 to `most`.
+
+    Raises:
+        click.BadParameter: It is neither.
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is neither auto nor a number") from error
+    if not 0 <= number <= most:
+        raise click.BadParameter(f"{text} is not in 0-{most:g}")
+    return number
+
+
 def _no_path(_: click.Context, __: click.Parameter, text: str) -> str:
     if set(text) & {"/", "\\", "\0"}:
         raise click.BadParameter(f"{text!r} cannot be part of a file name")

@@ -50,6 +50,7 @@ def process(
             raise taken(out)
         show.outcome(source, names["output"], "skipped", "exists")
         return
+    job.check_beside(Path(source).name)
     if show.dry_run:
         job.fit(load())
         show.outcome(source, names["output"], "to do")
@@ -76,11 +77,14 @@ def read_stdin() -> bytes:
     """Read all of standard input.
 
     Raises:
-        InputError: It is closed.
+        InputError: It is closed, or cannot be read.
     """
     if sys.stdin is None:
         raise InputError("standard input is closed")
-    return sys.stdin.buffer.read()
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise InputError(f"cannot read standard input: {error.strerror}") from error
 
 
 def forced_format(name: str | None) -> Format | None:
@@ -89,8 +93,10 @@ def forced_format(name: str | None) -> Format | None:
     Raises:
         ArgumentError: It is unknown.
     """
+    if name is None:
+        return None
     try:
-        return images.format_by_suffix(f".{name}") if name else None
+        return images.format_by_suffix(f".{name.removeprefix('.')}")
     except ArgumentError as error:
         raise ArgumentError(f"--format {name}: {error}") from None
 
@@ -104,7 +110,7 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
     Raises:
         ArgumentError: IN and OUT are the same, OUT's format is unknown, OUT is a folder and IN
             has no name, or it is none and there is a suffix.
-        InputError: IN does not exist.
+        InputError: IN does not exist, or OUT is a folder and IN of unknown format.
         OutputError: OUT's folder does not exist, or it is standard output and closed.
     """
     if source != "-" and not (source and Path(source).exists()):
@@ -127,5 +133,10 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
     if source != "-" and out.exists() and out.samefile(source):
         raise ArgumentError("IN and OUT are the same file: the input is never overwritten")
     if not format:
-        images.format_of(out)
+        try:
+            images.format_of(out)
+        except ArgumentError as error:
+            if not Path(target).is_dir():
+                raise
+            raise InputError(f"{source} names no format for OUT: {error}") from None
     return out

@@ -1,5 +1,7 @@
 import functools
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,6 +199,33 @@ def test_masks_inside_the_pictures_are_refused(run_inpaint, mask, tmp_path):
     assert result.code == 1 and "--recursive: IN is not a folder" in result.err
 
 
+def test_a_single_picture_may_lie_beside_its_mask(run_inpaint, mask, tmp_path, monkeypatch):
+    (tmp_path / "scans").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "scans" / "a.png")
+    for out in (tmp_path, "."):
+        monkeypatch.chdir(tmp_path)
+        assert run_inpaint("--overwrite", "scans/a.png", mask, out).code == 0
+        assert (tmp_path / "a.png").exists()
+    Image.new("RGB", (64, 48)).save(tmp_path / "scans" / "mask.png")
+    result = run_inpaint("--overwrite", "scans/mask.png", mask, ".")
+    assert result.code == 1 and "the mask is never overwritten" in result.err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_mask_may_come_through_a_pipe(run_inpaint, mask, tmp_path):
+    Image.new("RGB", (64, 48), "white").save(tmp_path / "a.png")
+    pipe, white = tmp_path / "pipe", mask.read_bytes()
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_bytes, args=[white], daemon=True).start()
+    result = run_inpaint(tmp_path / "a.png", pipe, tmp_path / "b.png")
+    assert result.code == 0, result.err
+    assert (np.asarray(Image.open(tmp_path / "b.png"))[BOX] == 64).all()
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "in" / "a.png")
+    result = run_inpaint(tmp_path / "in", pipe, tmp_path / "out")
+    assert result.code == 1 and "MASK must be a file or a folder" in result.err
+
+
 @pytest.fixture
 def red_is_a_scratch(monkeypatch) -> None:
     """Let the released detector take red for scratches and green for dust."""
@@ -237,14 +266,18 @@ def test_defects_are_found_filled_and_their_mask_is_written(
     for mask_of_mine in (b"no picture", (tmp_path / "in" / "a.png").read_bytes()):
         (tmp_path / "masks" / "a.png").write_bytes(mask_of_mine)
         command = (*options, tmp_path / "masks", "--dilate", 1, tmp_path / "in", tmp_path / "out")
-        result = run_inpaint(*command)
-        assert result.code == 4 and "a.png exists: give --overwrite" in result.err
+        for dry in ("--dry-run", "--recursive"):
+            result = run_inpaint(dry, *command)
+            assert result.code == 4 and "a.png exists: give --overwrite" in result.err
         assert (tmp_path / "masks" / "a.png").read_bytes() == mask_of_mine
     assert run_inpaint("--overwrite", *command).code == 0
     ours = (tmp_path / "masks" / "a.png").read_bytes()
     command = (*options, tmp_path / "masks", "--dilate", 2, tmp_path / "in", tmp_path / "out")
     assert run_inpaint(*command).code == 0  # what an earlier run made is replaced
     assert (tmp_path / "masks" / "a.png").read_bytes() not in (ours, mask_of_mine)
+    assert "skipped" in run_inpaint("--json", *command).out
+    (tmp_path / "masks" / "a.png").unlink()
+    assert run_inpaint(*command).code == 0 and (tmp_path / "masks" / "a.png").exists()
     Image.fromarray(pixels).save(tmp_path / "in" / "a.bmp")
     result = run_inpaint(*options, tmp_path / "masks", tmp_path / "in", tmp_path / "other")
     assert result.code == 1 and "the masks of a.bmp and a.png would both become" in result.err
@@ -267,7 +300,8 @@ def test_finding_and_filling_make_one_progress(red_is_a_scratch):
     [
         (["--detect", "hair"], "neither scratches nor dust"),
         (["--detect", "dust", "--mask", "alpha"], "not with --mask alpha"),
-        (["--detect", "dust", "--invert-mask"], "not with --mask alpha or --invert-mask"),
+        (["--detect", "dust", "--invert-mask"], "not with --mask alpha, --invert-mask or --soft"),
+        (["--detect", "dust", "--soft"], "not with --mask alpha, --invert-mask or --soft"),
         (["--detect", "dust", "--save-mask", "in.png"], "--save-mask and IN"),
         (["--detect", "dust", "--save-mask", "out.png"], "--save-mask and OUT"),
         (["--detect", "dust", "--save-mask", "mask.jpg"], "give mask.png"),
