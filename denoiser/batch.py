@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,6 +133,11 @@ class Batch:
                 self.stop.set()
             finished(result)
 
+        def conclude_write() -> None:
+            result = writes[0][0].result()  # it stays the first if this is interrupted
+            writes.popleft()
+            conclude(result)
+
         try:
             while not self.stop.is_set():
                 while self._has_room(reads, writes) and (item := next(left, None)):
@@ -140,7 +145,7 @@ class Batch:
                 if not reads and not writes:
                     break
                 while writes and (writes[0][0].done() or not reads):
-                    conclude(writes.popleft()[0].result())
+                    conclude_write()
                 if not reads:
                     continue
                 outcome = reads.popleft().result()
@@ -161,10 +166,13 @@ class Batch:
                     size = work.picture.pixels.nbytes
                     writes.append((writers.submit(self._write, work), size))
             while writes:
-                conclude(writes.popleft()[0].result())
+                conclude_write()
         finally:
             for pool in (readers, writers):
                 pool.shutdown(cancel_futures=True)
+            for write, _ in writes:  # of what was finished while that ended
+                with contextlib.suppress(Exception, CancelledError):
+                    conclude(write.result())
 
     def _has_room(
         self, reads: deque[Future[_Work | Result]], writes: deque[tuple[Future[Result], int]]
@@ -211,6 +219,7 @@ class Batch:
             found = _Found(entry, known, output_stamp)
             if self._is_done(found) and known and known.input_stamp == entry.input_stamp:
                 return self._done_before(item, found)
+            self.job.check_beside(item.name)
         except Exception as error:
             return self._failed(item, error, entry)
         return found
@@ -250,6 +259,7 @@ class Batch:
             and known.state in (WRITING, DONE)
             and known.output_sha256 == entry.earlier_sha256
             and (known.model_sha256, known.settings) == (entry.model_sha256, entry.settings)
+            and self.job.is_whole(entry.input)
         )
 
     def _done_before(self, item: Item, found: _Found) -> Result:
@@ -309,14 +319,13 @@ class Batch:
                 changed = output_stamp and stamp_of(item.target) != output_stamp
                 if changed and not self.options.overwrite:
                     raise OutputError(f"{item.target} has changed meanwhile: it is not replaced")
-            work.report["warnings"] += lost
-            entry.warnings = work.report["warnings"]
+            entry.warnings = work.picture.notes + lost
             entry.state, entry.output_sha256 = WRITING, sha256_of(part)
             self.journal.put(entry)
 
         try:
             item.target.parent.mkdir(parents=True, exist_ok=True)
-            self.job.write(
+            work.report["warnings"] += self.job.write(
                 work.picture,
                 item.target,
                 overwrite=self.options.overwrite or output_stamp is not None,

@@ -87,8 +87,11 @@ def find(name: str | None = None, *, gpu: bool = False, task: str = "denoise") -
     """
     if name is not None and name.lower().endswith(".onnx"):
         path = Path(name)
-        if not path.is_file():
-            raise ModelError(f"no such model file: {path}")
+        try:
+            if not path.is_file():
+                raise ModelError(f"no such model file: {path}")
+        except OSError as error:
+            raise ModelError(f"cannot read {path}: {error.strerror}") from error
         return path
     known = cards()
     card = choose(name, known) if name is not None else default(known, gpu=gpu, task=task)

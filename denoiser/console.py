@@ -12,7 +12,7 @@ import traceback
 import unicodedata
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
@@ -30,8 +30,9 @@ _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u20
 
 
 def say(line: str) -> None:
-    """Print one line for the person, on stderr."""
-    click.echo(visible(line), err=True)
+    """Print one line for the person, on stderr, if that takes it: work goes on without."""
+    with contextlib.suppress(OSError):
+        click.echo(visible(line), err=True)
 
 
 def put(line: str) -> None:
@@ -40,10 +41,12 @@ def put(line: str) -> None:
     Raises:
         OutputError: It is closed or full.
     """
+    if sys.stdout is None:
+        raise OutputError("standard output is closed")
     try:
         click.echo(line)
-    except OSError as error:
-        raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+    except OSError as error:  # which is not told as the cause: that is the output folder's
+        raise OutputError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def visible(line: str) -> str:
@@ -96,10 +99,9 @@ def _add_verbose(command: click.Command) -> None:
 
 def fail(message: str, code: int, verbose: bool) -> int:
     """Print an error's line, with the traceback if asked; returns the exit code."""
-    with contextlib.suppress(OSError):  # a terminal that is gone
-        for line in traceback.format_exc().splitlines() if verbose else []:
-            say(line)
-        say(f"error: {' '.join(message.split())}")
+    for line in traceback.format_exc().splitlines() if verbose else []:
+        say(line)
+    say(f"error: {' '.join(message.split())}")
     return code
 
 
@@ -179,11 +181,29 @@ def _on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+class _Terminal:
+    """Standard error, which may go away without harm."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        """Write if that can be done."""
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if that can be done."""
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+
 def _bar(*columns: Any) -> "Progress":
     from rich.console import Console
     from rich.progress import Progress
 
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=Console(file=cast(IO[str], _Terminal())), transient=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import click
 
 from denoiser import __version__
 from denoiser.console import no_gpu, put
-from denoiser.errors import DeviceError, InputError, OutputError
+from denoiser.errors import DeviceError, InputError, OutputError, explain
 from denoiser.options import Number, device_options, with_options
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def doctor(
     try:
         for profile in plug_in.profiles():
             put(f"GIMP plug-in: {profile.plug_in}: {profile.state}")
-    except InputError as error:
-        put(f"GIMP plug-in: {error}")
+    except (InputError, OSError) as error:
+        put(f"GIMP plug-in: {explain(error)[0]}")
     if require_gpu and device == "cpu":
         raise DeviceError("--require-gpu contradicts --device cpu")
     side = 512

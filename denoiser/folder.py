@@ -85,7 +85,11 @@ def process(
         suffix=places.suffix,
     )
     plan = find()
-    _refuse_clashes(plan)
+    for path, why in plan.unreadable:
+        if Path(path) == places.source:
+            raise InputError(f"cannot look into {path}: {why}")
+    if rules is None:  # else it tells of them, and they may be renamed
+        _refuse_clashes(plan)
     job.check(item.name for item in plan.items)
     if rules is None and not plan.items and not plan.unreadable:
         inside = f"; --recursive looks into its {plan.folders} folders" if plan.folders else ""
@@ -102,7 +106,8 @@ def process(
     sheet = Sheet() if sheet_path else None
     with open_journal(places.out) as journal:
         part_clashes(plan, places.out)  # by case, which could not be seen before
-        _refuse_clashes(plan)
+        if rules is None:
+            _refuse_clashes(plan)
         batch = Batch(model, job, journal, options, seen=sheet.add if sheet else None)
         view = FolderView(None if rules else total, show)
         try:
@@ -113,6 +118,9 @@ def process(
             else:
                 for result in unlisted(plan, places):
                     view.finished(result)
+                    if options.fail_fast:
+                        batch.stop.set()
+                        break
                 batch.run(plan.items, view.finished, view.started, view.progress)
         finally:
             view.close()
@@ -123,7 +131,7 @@ def process(
             if sheet and sheet_path:
                 write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
     if (failed := view.counts["failed"]) and not rules:
-        raise PartialError(f"{failed} of {sum(view.counts.values())} pictures failed")
+        raise PartialError(f"{failed} of {total} pictures failed")
 
 
 def _refuse_clashes(plan: Plan) -> None:
@@ -138,8 +146,11 @@ def rehearse(plan: Plan, places: Places, batch: Batch, show: Show) -> int:
         How many would fail.
     """
     failures = []
-    unread = ((result.item, result) for result in unlisted(plan, places))
-    for item, found in itertools.chain(unread, ((item, batch.check(item)) for item in plan.items)):
+    failed = unlisted(plan, places)
+    failed += [Result(item, "failed", why=why) for item, why in plan.clashes]
+    hopeless = ((result.item, result) for result in failed)
+    checked = ((item, batch.check(item)) for item in plan.items)
+    for item, found in itertools.chain(hopeless, checked):
         state, why = (found.state, found.why) if isinstance(found, Result) else ("to do", "")
         show.outcome(item.name, str(item.target), state, why)
         if state == "failed":

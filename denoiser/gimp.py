@@ -48,19 +48,19 @@ class Profile:
     @property
     def state(self) -> str:
         """What is there, in words."""
-        if not self.script.is_file():
+        if not self.script.is_file() and not (self.plug_in / SETTINGS).is_file():
             return "not installed"
         try:
             settings = json.loads((self.plug_in / SETTINGS).read_text(encoding="utf-8"))
             python, version = Path(settings["command"][0]), settings["version"]
-            models = settings["models"]
+            models, script = settings["models"], self.script.read_bytes()
         except (OSError, ValueError, KeyError, IndexError, TypeError):
             damaged = "damaged: run `denoiser gimp install`"
             return damaged if self.is_ours else "another plug-in of that name"
         shipped = source() / self.script.name
         if not python.exists():
             return f"broken, {python} is gone: run `denoiser gimp install`"
-        if version != __version__ or self.script.read_bytes() != shipped.read_bytes():
+        if version != __version__ or script != shipped.read_bytes():
             return f"of another version, {version}: run `denoiser gimp install`"
         if python != Path(sys.executable) and not _has_denoiser(python):
             return f"broken, {python} has no denoiser: run `denoiser gimp install`"
@@ -134,7 +134,8 @@ def uninstall(profile: Profile) -> bool:
     Raises:
         OutputError: It cannot be removed, or another plug-in has its name.
     """
-    if not profile.script.exists() and not profile.plug_in.is_symlink():
+    traces = (profile.script, profile.plug_in / SETTINGS)
+    if not any(path.exists() for path in traces) and not profile.plug_in.is_symlink():
         return False
     _refuse_others(profile)
     try:

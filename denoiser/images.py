@@ -172,22 +172,20 @@ def write(
             its name.
 
     Returns:
-        What the format could not hold, a line each.
+        What the format could not hold, and what was asked of it in vain, a line each.
 
     Raises:
         OutputError: The target cannot be written; nothing is left under its name.
     """
     name = target if isinstance(target, Path) else "standard output"
     try:
-        adapted, notes = adapt(picture, format, depth, strip_metadata)
-        if quality is not None and not format.lossy:
-            notes.append(f"{format.name} loses nothing: quality {quality} is not used")
+        adapted, lost = adapt(picture, format, depth, strip_metadata)
         if isinstance(target, Path):
             with whole_file(
                 target,
                 overwrite=overwrite,
                 scratch=scratch,
-                before_naming=lambda part: before_naming(part, notes),
+                before_naming=lambda part: before_naming(part, lost),
             ) as file:
                 codecs.encode(adapted, file, format, quality)
         else:
@@ -201,4 +199,6 @@ def write(
         raise OutputError(f"cannot write {name}: {error.strerror or error}") from error
     except Exception as error:  # encoders, too, raise whatever they like
         raise OutputError(f"cannot write {name} as {format.name}: {error}") from error
-    return notes
+    if quality is not None and not format.lossy:
+        return [*lost, f"{format.name} loses nothing: quality {quality} is not used"]
+    return lost

@@ -20,6 +20,7 @@ from denoiser.plan import JOURNAL_FOLDER, Item
 VERSION = 1
 """Of what `_SCHEMA` describes."""
 WRITING, DONE, FAILED, QUARANTINED = "writing", "done", "failed", "quarantined"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pictures (
     input TEXT NOT NULL,         -- path relative to the input folder
@@ -37,7 +38,7 @@ CREATE TABLE IF NOT EXISTS pictures (
     provider TEXT,               -- that really ran
     seconds REAL,
     sigma REAL,                  -- noise, 0-255
-    warnings TEXT,               -- JSON list
+    warnings TEXT,               -- of what the output lacks; JSON list
     error TEXT,
     finished TEXT,               -- UTC
     PRIMARY KEY (input, output)
@@ -184,7 +185,10 @@ class Journal:
             with self._lock:
                 yield
         except (sqlite3.Error, OSError) as error:
-            raise OutputError(f"cannot use the journal in {self.folder}: {error}") from error
+            what = f"cannot use the journal in {self.folder}: {error}"
+            if getattr(error, "sqlite_errorcode", None) in _DAMAGED:
+                what += ": move it away, and all is done again"
+            raise OutputError(what) from error
 
 
 @contextlib.contextmanager

@@ -190,7 +190,8 @@ class Watcher:
         if known and known.input_stamp == stamp and seen is None:
             same = (known.model_sha256, known.settings) == self.batch.key(item)
             disposable = self._disposes and _exists(item.target)
-            if known.state == DONE and same and not disposable:
+            again = disposable or self.batch.options.overwrite
+            if known.state == DONE and same and not again:
                 self._settled[item.name] = stamp
                 return
             if known.state == QUARANTINED:  # by an earlier watch, and what was wrong may be mended

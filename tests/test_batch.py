@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -233,7 +234,75 @@ def test_fail_fast_stops_at_the_first(denoise_folder, folder, tmp_path):
     (folder / "0.png").write_bytes(b"")
     result = denoise_folder("--fail-fast", "--json")
     assert result.code == 4 and states(result) == {"0.png": "failed"}
-    assert "1 failed, 3 left" in result.err
+    assert "1 failed, 3 left" in result.err and "1 of 4 pictures failed" in result.err
+
+
+def refuse_to_list(monkeypatch, name):
+    scan = os.scandir
+
+    def refuse(path):  # the right to read means nothing to root
+        if Path(path).name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+
+
+def test_fail_fast_stops_at_a_folder_that_cannot_be_listed(denoise_folder, tmp_path, monkeypatch):
+    refuse_to_list(monkeypatch, "sub")
+    result = denoise_folder("--fail-fast")
+    assert result.code == 4 and "failed: sub: Permission denied" in result.err
+    assert not outputs(tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [[], ["--watch"]])
+def test_an_input_that_cannot_be_listed_gets_code_2(denoise_folder, monkeypatch, options):
+    refuse_to_list(monkeypatch, "in")
+    result = denoise_folder(*options)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert result.err.startswith("error: cannot look into ") and "denied" in result.err
+
+
+def test_what_is_written_while_an_interrupt_waits_is_told(denoise_folder, monkeypatch, tmp_path):
+    write, begun = batch.Job.write, threading.Event()
+
+    def write_slowly(self, *arguments, **options):
+        begun.set()
+        time.sleep(0.5)
+        return write(self, *arguments, **options)
+
+    def interrupt(self, item):
+        if item.name != "a.jpg":
+            begun.wait(10)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("denoiser.job.Job.write", write_slowly)
+    monkeypatch.setattr("denoiser.console.FolderView.started", interrupt)
+    result = denoise_folder("--json")
+    assert result.code == 130 and states(result)["a.jpg"] == "done"
+    assert "1 done" in result.err and journal_rows(tmp_path / "out")["a.jpg"]["state"] == "done"
+
+
+def test_a_damaged_journal_says_what_to_do(denoise_folder, tmp_path):
+    denoise_folder()
+    (tmp_path / "out" / ".denoise" / "journal.sqlite").write_bytes(b"no journal" * 99)
+    result = denoise_folder()
+    assert result.code == 5 and "move it away, and all is done again" in result.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [[], ["--watch", "--settle", "0"]])
+def test_full_streams(folder, tmp_path, blur_path, options):
+    (folder / "bad.png").unlink()
+    command = [*DENOISE, folder, tmp_path / "out", "-m", blur_path, "--device", "cpu"]
+    with Path("/dev/full").open("wb") as full:
+        if not options:
+            assert subprocess.run(command, stderr=full).returncode == 0
+            assert list(outputs(tmp_path / "out")) == ["a.jpg"]
+        command += ["--overwrite", "--json", *options]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 5
+    assert "error: cannot write to standard output: No space left" in done.stderr
 
 
 def test_names_that_differ_in_case_clash_in_the_first_run_already(
@@ -519,8 +588,9 @@ def test_a_result_that_is_taken_away_at_once_is_done(denoise_folder, tmp_path, m
     write = batch.Job.write
 
     def write_and_take(self, picture, target, **options):
-        write(self, picture, target, **options)
+        lost = write(self, picture, target, **options)
         target.unlink()
+        return lost
 
     monkeypatch.setattr("denoiser.job.Job.write", write_and_take)
     assert "2 done, 1 failed" in denoise_folder().err

@@ -181,6 +181,17 @@ def test_bad_input_gets_one_line_and_code_2(run_denoise, photo, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     for name in [*damaged_files(photo), "missing.png", "no pictures"]:
         assert_fails(run_denoise(tmp_path / name, tmp_path / "o.png"), 2, name, tmp_path, before)
+    (tmp_path / "film.gif").write_bytes(b"GIF89a")
+    before = sorted(tmp_path.rglob("*"))
+    result = run_denoise(tmp_path / "film.gif", tmp_path / "no pictures")
+    assert_fails(result, 2, "film.gif names no format for OUT: ", tmp_path, before)
+
+
+def test_a_standard_input_that_cannot_be_read_gets_code_2(tmp_path):
+    command = [*DENOISE, "-", tmp_path / "o.png"]
+    with (tmp_path / "written").open("wb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: cannot read standard input")
 
 
 def test_pictures_that_no_encoder_takes_get_code_5(run_denoise, tmp_path, identity_path):
@@ -227,7 +238,7 @@ def test_bad_models_get_code_3(run_denoise, noisy, tmp_path):
     for name, data in models.items():
         (tmp_path / name).write_bytes(data)
     before = sorted(tmp_path.rglob("*"))
-    for name in [*models, "missing.onnx", "unheard-of", ""]:
+    for name in [*models, "missing.onnx", f"{'x' * 300}.onnx", "unheard-of", ""]:
         model = tmp_path / name if name.endswith(".onnx") else name
         result = run_denoise(noisy, tmp_path / "o.png", "--model", model)
         assert_fails(result, 3, name, tmp_path, before)
@@ -258,6 +269,7 @@ def test_bad_arguments_get_code_1(run_denoise, noisy, tmp_path):
         (["--tile", "16"], "use at least"),
         (["--tile", "16", "--dry-run"], "use at least"),
         (["--format", "gif"], "--format gif: unknown format .gif; use .png, .jpg"),
+        (["--format", ""], "unknown format"),
         (["--settle", "3"], "--settle only works with --watch"),
         (["--max-memory", "9"], "--max-memory"),
         (["--colour"], "--colour"),
@@ -340,6 +352,9 @@ def test_closed_streams(noisy, tmp_path):
     assert (tmp_path / "a.png").exists()
     result = subprocess.run(f"{command} - >&-", shell=True, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (5, "error: standard output is closed\n")
+    command = f"{command} {tmp_path}/b.png --json --quiet >&-"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (5, "error: standard output is closed\n")
 
 
 def test_a_suffix_is_no_path(run_denoise, noisy, tmp_path):
@@ -355,6 +370,24 @@ def test_a_progress_bar_appears_on_a_terminal(large, tmp_path):
     shown = read_until(b"never")
     assert process.wait() == 0
     assert b"%" in shown and b"in.png" in shown
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("of_folder", [False, True])
+def test_a_terminal_that_goes_away_ends_no_work(large, tmp_path, of_folder):
+    source, target = large, tmp_path / "out.png"
+    if of_folder:
+        (tmp_path / "in").mkdir()
+        large.rename(tmp_path / "in" / "out.png")
+        source, target = tmp_path / "in", tmp_path / "out"
+    parent, child = pty.openpty()
+    command = [*DENOISE, source, target, "--device", "cpu", "--tile", "480"]
+    process = subprocess.Popen(command, stderr=child)
+    os.close(child)
+    assert os.read(parent, 1)  # of the bar
+    os.close(parent)
+    assert process.wait(60) == 0
+    assert (target / "out.png" if of_folder else target).exists()
 
 
 def test_no_progress_bar_without_a_terminal(large, tmp_path):
@@ -408,6 +441,13 @@ def test_doctor_says_what_ran_and_what_is_missing(run_denoise, monkeypatch):
     assert "cpu: works, CPUExecutionProvider" in result.out
     assert "cuda: does not work: no usable GPU: no NVIDIA driver" in result.out
     assert run_denoise("doctor", "--require-gpu", command="denoiser").code == 6
+
+    def refuse():
+        raise PermissionError(13, "Permission denied", "GIMP")
+
+    monkeypatch.setattr("denoiser.gimp.profiles", refuse)
+    result = run_denoise("doctor", "--device", "cpu", command="denoiser")
+    assert result.code == 0 and "GIMP plug-in: Permission denied: GIMP\n" in result.out
 
 
 def test_denoiser_alone_shows_its_commands(run_denoise):

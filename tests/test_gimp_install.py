@@ -83,8 +83,11 @@ def test_it_is_installed_seen_and_removed(run_denoise, home):
     settings.write_text("{")
     assert "damaged" in run("status")
     run("install")
+    script.unlink()
+    assert "damaged" in run("status")
     script.write_text("of yesterday")
     assert "of another version" in run("status")
+    script.unlink()
     assert run("uninstall").count("removed") == 3 and not folder.exists()
     assert run("uninstall").count("it was not installed") == 3
 

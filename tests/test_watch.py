@@ -231,9 +231,9 @@ def test_originals_are_put_away_when_their_result_is_safe(place, what):
 def test_an_original_of_which_something_is_lost_is_not_deleted(place):
     pages = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
     pages[0].save(place / "in" / "scan.tif", save_all=True, append_images=pages[1:])
-    put(place / "in" / "whole.png")
+    put(place / "in" / "whole.png")  # of which quality takes nothing
     for _ in range(2):  # the second time it is known as done
-        with watching(place, "--on-success", "delete", settle=0.1):
+        with watching(place, "--on-success", "delete", "--quality", "90", settle=0.1):
             until(lambda: "scan.tif is not deleted: only the first of 2 pages" in told(place))
             until(lambda: not (place / "in" / "whole.png").exists())
         assert (place / "in" / "scan.tif").exists() and (place / "out" / "scan.tif").exists()
@@ -367,6 +367,23 @@ def test_a_folder_that_cannot_be_read_for_a_moment_ends_nothing(place, monkeypat
         looking.run(results.append)
     assert [result.state for result in results] == ["done"]
     assert lines == ["cannot look into deep: Permission denied"]
+
+
+def test_a_clash_keeps_no_watch_from_beginning(place):
+    for name in ("x.png", "x.bmp", "a.png"):
+        put(place / "in" / name)
+    with watching(place, "--format", "png", settle=0.1):
+        until(lambda: (place / "out" / "a.png").exists())
+        until(lambda: "would both become" in told(place))
+
+
+def test_a_watch_that_overwrites_does_all_again_once(place):
+    put(place / "in" / "a.png")
+    for options, count in (([], 1), (["--overwrite"], 1), ([], 0)):
+        with watching(place, *options, settle=0.1):
+            until(lambda count=count: status(place)["done"] == count)
+            time.sleep(0.5)
+            assert status(place)["done"] == count
 
 
 def test_a_clash_is_told_once_whatever_else_is_done(place):
