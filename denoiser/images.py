@@ -1,6 +1,7 @@
 """Files to pictures and back."""
 
 import io
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Literal
@@ -132,7 +133,8 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
     except MemoryError:
         raise InputError(f"{name} does not fit into memory") from None
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise InputError(f"{name} is damaged: {error}") from error
+        why = f": {error}" if re.search("[a-z]{3}", str(error)) else ""  # some only name a key
+        raise InputError(f"{name} is damaged{why}") from error
     if picture.pixels.dtype == np.float32:
         extremes = picture.pixels.min(initial=0), picture.pixels.max(initial=0)
         if not np.isfinite(extremes).all():  # NaN is the least and the most of anything

@@ -157,14 +157,17 @@ class Watcher:
         plan, now = self.find(), time.monotonic()
         problems = [f"cannot look into {name}: {why}" for name, why in plan.unreadable]
         problems += [why for _, why in plan.clashes]
+        present = {}
+        for item in plan.items:
+            try:
+                present[item.name] = (item, stamp_of(item.source))
+            except OSError as error:
+                if item.source.is_symlink():  # else it has just vanished
+                    problems.append(f"cannot read {item.name}: {error.strerror}")
         for line in problems:
             if line not in self._told:
                 self.tell(line)
         self._told = set(problems)
-        present = {}
-        for item in plan.items:
-            with contextlib.suppress(OSError):  # it has just vanished
-                present[item.name] = (item, stamp_of(item.source))
         if not plan.unreadable:  # else nobody knows what is there
             for memory in (self._waiting, self._settled):
                 for name in memory.keys() - present.keys():

@@ -691,6 +691,20 @@ def damaged_files(photo):
     }
 
 
+def test_an_error_that_only_names_a_key_is_no_explanation(monkeypatch):
+    for error, line in (
+        (KeyError(0), "a.png is damaged"),
+        (ValueError("no end"), "damaged: no end"),
+    ):
+
+        def fail(data, error=error):
+            raise error
+
+        monkeypatch.setattr(codecs, "decode", fail)
+        with pytest.raises(InputError, match=f"{line}$"):
+            read(b"damaged", "a.png")
+
+
 def test_damaged_files_are_refused_by_name_in_one_line(photo, tmp_path, capfd):
     for name, data in damaged_files(photo).items():
         path = tmp_path / name

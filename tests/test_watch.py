@@ -377,6 +377,18 @@ def test_a_clash_keeps_no_watch_from_beginning(place):
         until(lambda: "would both become" in told(place))
 
 
+def test_a_link_that_leads_nowhere_is_told_once_and_followed_when_it_does(place):
+    (place / "in" / "a.png").symlink_to(place / "later.png")
+    results, lines = [], []
+    with watcher(place, lines, looks=20) as looking:
+        looking.run(results.append)
+        assert not results and lines == ["cannot read a.png: No such file or directory"]
+        put(place / "later.png")
+        looking.batch.stop = Stop(20)
+        looking.run(results.append)
+    assert [result.state for result in results] == ["done"] and len(lines) == 1
+
+
 def test_a_watch_that_overwrites_does_all_again_once(place):
     put(place / "in" / "a.png")
     for options, count in (([], 1), (["--overwrite"], 1), ([], 0)):
