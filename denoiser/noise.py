@@ -13,6 +13,8 @@ LIKE = 0.12
 SHADES = 17
 CLIPPED = 1 / 255
 """How near to black or white a place tells nothing of the noise of others."""
+CALMEST = 1 / 255
+"""Noise level in [0, 1] units that halves the weight of a place against one without any noise."""
 APART = 2.0
 """How many times more or less noise than is common a place may have."""
 FLAT_PX = 17
@@ -47,7 +49,9 @@ def pool(levels: np.ndarray, brightness: np.ndarray) -> np.ndarray:
     """Average noise levels that were found place by place over places of like brightness.
 
     An estimator takes some texture for noise and some noise for texture. But a camera's noise
-    depends on the brightness of a place (Foi et al. 2008), not on what is seen there.
+    depends on the brightness of a place (Foi et al. 2008), not on what is seen there. Texture is
+    taken for noise more often than the reverse, so calm places count more: by 1 / (level +
+    CALMEST).
 
     Args:
         levels: (h, w) noise levels, float32; 0 tells nothing of other places.
@@ -61,11 +65,12 @@ def pool(levels: np.ndarray, brightness: np.ndarray) -> np.ndarray:
     if not tells.any():
         tells[...] = True
     shades, found = brightness[tells], levels[tells]
+    trust = 1 / (found + np.float32(CALMEST))
     nodes = np.linspace(0, 1, SHADES, dtype=np.float32)
     common = np.empty_like(nodes)
     for index, node in enumerate(nodes):
         weight = np.exp(-(((shades - node) / LIKE) ** 2) / 2) + 1e-4  # never none at all
-        common[index] = np.average(found, weights=weight)
+        common[index] = np.average(found, weights=weight * trust)
     pooled = np.interp(brightness, nodes, common).astype(np.float32)
     kept: np.ndarray = np.clip(pooled, levels / np.float32(APART), levels * np.float32(APART))
     return kept

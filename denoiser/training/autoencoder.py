@@ -269,7 +269,7 @@ def pool(levels: Tensor, image: Tensor) -> Tensor:
     tells = (grey > noise.CLIPPED) & (grey < 1 - noise.CLIPPED)  # (N, 1, places)
     tells = tells | ~tells.any(2, keepdim=True)
     nearness = torch.exp(-(((grey.mT - grey) / noise.LIKE) ** 2) / 2) + 1e-4  # (N, places, places)
-    weights = nearness * tells
+    weights = nearness * tells / (levels.detach().flatten(2) + noise.CALMEST)
     common = (weights * levels.flatten(2)).sum(2) / weights.sum(2)
     near = common.reshape(levels.shape)
     return torch.minimum(torch.maximum(near, levels / noise.APART), levels * noise.APART)
