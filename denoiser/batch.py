@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,7 +171,7 @@ class Batch:
             for pool in (readers, writers):
                 pool.shutdown(cancel_futures=True)
             for write, _ in writes:  # of what was finished while that ended
-                with contextlib.suppress(Exception, CancelledError):
+                with contextlib.suppress(Exception):
                     conclude(write.result())
 
     def _has_room(

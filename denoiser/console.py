@@ -182,21 +182,24 @@ def _on_terminal() -> bool:
 
 
 class _Terminal:
-    """Standard error, which may go away without harm."""
+    """Standard error as it is now, which may go away without harm."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr  # rich puts something else there for a while
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
+        return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         """Write if that can be done."""
         with contextlib.suppress(OSError):
-            sys.stderr.write(text)
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush if that can be done."""
         with contextlib.suppress(OSError):
-            sys.stderr.flush()
+            self._stream.flush()
 
 
 def _bar(*columns: Any) -> "Progress":

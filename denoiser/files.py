@@ -1,6 +1,7 @@
 """Files as the rest wants them: whole or not there, never in the place of another."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import itertools
@@ -213,23 +214,28 @@ def stamp_of(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
-@functools.cache
 def on_one_file_system(one: Path, other: Path) -> bool:
     """Whether files can be moved from one folder to the other without copying them.
 
-    It is tried: between two mounts of one file system, as containers have them, they cannot.
-
     Raises:
-        OSError: The first folder takes no files.
+        OSError: One of them takes no files.
     """
-    if one.stat().st_dev != other.stat().st_dev:
-        return False
+    return one.stat().st_dev == other.stat().st_dev and _is_one_mount(one, other)
+
+
+@functools.cache
+def _is_one_mount(one: Path, other: Path) -> bool:
+    """Try to move a file: between mounts of one file system, as containers have, it is refused."""
+    for folder in (one, other):
+        _sweep_once(folder)
     descriptor, name = tempfile.mkstemp(".part", ".denoise-", one)
     os.close(descriptor)
     part = Path(name)
     try:
         part = part.rename(other / part.name)
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
         return False
     finally:
         part.unlink()

@@ -46,19 +46,20 @@ def check_mask_out(mask_out: Path, source: Path, mask: Path | None, out: Path) -
     if not source.is_dir() and mask_out.suffix.lower() != ".png":
         raise ArgumentError(f"--save-mask writes PNG: give {mask_out.with_suffix('.png')}")
     for what, path in {"IN": source, "MASK": mask or source, "OUT": out}.items():
-        among = source.is_dir() and lie_within_each_other(mask_out, path)
+        folders = source.is_dir() or path.is_dir()
+        among = folders and lie_within_each_other(mask_out, path)
         if among or mask_out.resolve() == path.resolve():
             raise ArgumentError(f"--save-mask and {what} lie within each other: keep them apart")
     check = check_writable if source.is_dir() else check_file
     check(mask_out)
 
 
-def check_mask(name: str, source: Path, out: Path) -> Path:
+def check_mask(name: str, source: Path, out: Path | None) -> Path:
     """Refuse a mask that is missing, would be overwritten, or be filled as a picture of IN.
 
     Raises:
         InputError: It does not exist, or that cannot be found out.
-        ArgumentError: It is OUT, or lies in the folders IN or OUT or around them.
+        ArgumentError: It is OUT, or holds it, or lies in the folders IN or OUT or around them.
     """
     from denoiser.files import lie_within_each_other
 
@@ -67,10 +68,11 @@ def check_mask(name: str, source: Path, out: Path) -> Path:
         raise ArgumentError("MASK is a file or a folder, not standard input")
     if not name or look_up(name) is None:
         raise InputError(f"no such mask: {name or '(empty name)'}")
-    if out.exists() and out.samefile(mask):
+    if out and out.exists() and out.samefile(mask):
         raise ArgumentError("MASK and OUT are the same: the mask is never overwritten")
-    for what, folder in (("IN", source), ("OUT", out)) if source.is_dir() else ():
-        if lie_within_each_other(mask, folder):
+    for what, path in {"IN": source, "OUT": out}.items():
+        folders = source.is_dir() or (mask.is_dir() and path == out)
+        if path and folders and lie_within_each_other(mask, path):
             raise ArgumentError(f"MASK and {what} lie within each other: keep them apart")
     if source.is_dir() and not (mask.is_dir() or mask.is_file()):
         raise ArgumentError("MASK must be a file or a folder when IN is a folder")
@@ -175,12 +177,12 @@ def inpaint(
     from denoiser.job import Inpainting
     from denoiser.single import resolve_target
 
-    writing, out = shared.writing(), Path(target)
+    writing, out = shared.writing(), Path(target) if of_folder else None
     if not of_folder:
-        out = resolve_target(source, target, shared.suffix, writing["format"]) or out
+        out = resolve_target(source, target, shared.suffix, writing["format"])
     mask = check_mask(paths[1], Path(source), out) if wanted == 3 else None
     if mask_out:
-        check_mask_out(mask_out, Path(source), mask, out)
+        check_mask_out(mask_out, Path(source), mask, out or Path(target))
     job = Inpainting(
         mask=mask,
         detect=detect,

@@ -224,8 +224,8 @@ class Inpainting(Job):
         """Settings, with the checksum of the mask, or of what finds it, in its place."""
         sha256 = sha256_of(mask_files.find(name, self.mask)) if self.mask else None
         settings = super().settings(name) | {"mask": _finder_sha256() if self.detect else sha256}
-        del settings["replace_masks"], settings["mask_out"]
-        return settings
+        del settings["replace_masks"]
+        return settings | {"mask_out": None}
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse pictures whose masks would be written over each other.

@@ -186,8 +186,8 @@ class Journal:
                 yield
         except (sqlite3.Error, OSError) as error:
             what = f"cannot use the journal in {self.folder}: {error}"
-            if getattr(error, "sqlite_errorcode", None) in _DAMAGED:
-                what += ": move it away, and all is done again"
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:  # of several kinds
+                what += ": move it away, and give --overwrite to do all again"
             raise OutputError(what) from error
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -335,17 +336,21 @@ def serve_standard_streams() -> None:
 
     Raises:
         InputError: Standard input is closed.
+        OutputError: Standard output is.
         Exception: As `serve`.
     """
     if sys.stdin is None:
         raise InputError("standard input is closed")
+    if sys.stdout is None:
+        raise OutputError("standard output is closed")
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
         serve(sys.stdin.buffer, sink)
     # a thread that reads holds standard input, and Python would wait for it
     except OutputError as error:
-        gone = isinstance(error.__cause__, BrokenPipeError)  # nobody reads the answers
+        cause = error.__cause__  # nobody reads the answers; Windows has EINVAL for that, too
+        gone = isinstance(cause, OSError) and cause.errno in (errno.EPIPE, errno.EINVAL)
         os._exit(0 if gone else fail(str(error), error.exit_code, verbose=False))
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)

@@ -162,7 +162,7 @@ class Watcher:
             try:
                 present[item.name] = (item, stamp_of(item.source))
             except OSError as error:
-                if item.source.is_symlink():  # else it has just vanished
+                if not isinstance(error, FileNotFoundError) or item.source.is_symlink():
                     problems.append(f"cannot read {item.name}: {error.strerror}")
         for line in problems:
             if line not in self._told:

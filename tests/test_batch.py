@@ -287,7 +287,9 @@ def test_a_damaged_journal_says_what_to_do(denoise_folder, tmp_path):
     denoise_folder()
     (tmp_path / "out" / ".denoise" / "journal.sqlite").write_bytes(b"no journal" * 99)
     result = denoise_folder()
-    assert result.code == 5 and "move it away, and all is done again" in result.err
+    assert result.code == 5 and "move it away, and give --overwrite" in result.err
+    (tmp_path / "out" / ".denoise" / "journal.sqlite").unlink()
+    assert "2 done, 1 failed" in denoise_folder("--overwrite").err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

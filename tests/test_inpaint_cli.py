@@ -209,6 +209,17 @@ def test_a_single_picture_may_lie_beside_its_mask(run_inpaint, mask, tmp_path, m
     Image.new("RGB", (64, 48)).save(tmp_path / "scans" / "mask.png")
     result = run_inpaint("--overwrite", "scans/mask.png", mask, ".")
     assert result.code == 1 and "the mask is never overwritten" in result.err
+    (tmp_path / "masks").mkdir()
+    for name in ("masks/a.png", "masks/mask.png"):
+        (tmp_path / name).write_bytes(mask.read_bytes())
+    for options, out, what in (
+        ([], "masks/a.png", "MASK and OUT"),
+        ([], "masks", "MASK and OUT"),
+        (["--save-mask", "masks/a.png"], "b.png", "--save-mask and MASK"),
+    ):
+        result = run_inpaint("--overwrite", *options, "scans/a.png", "masks", out)
+        assert result.code == 1 and f"{what} lie within each other" in result.err
+    assert run_inpaint("scans/a.png", "masks", "b.png").code == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

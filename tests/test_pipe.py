@@ -16,7 +16,7 @@ from conftest import filling_onnx, minus_sigma_onnx
 
 import denoiser
 from denoiser import pipe
-from denoiser.errors import InputError, explain
+from denoiser.errors import InputError, OutputError, explain
 from denoiser.pipe import PROTOCOL
 
 
@@ -166,9 +166,13 @@ def test_a_standard_input_that_cannot_be_read_is_told(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: cannot read standard input")
 
 
-def test_a_closed_standard_input_is_told(monkeypatch):
+def test_closed_streams_are_told(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(InputError, match="standard input is closed"):
+        pipe.serve_standard_streams()
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OutputError, match="standard output is closed"):
         pipe.serve_standard_streams()
 
 

@@ -26,6 +26,7 @@ from denoiser import images, job, watch
 from denoiser.batch import Batch
 from denoiser.engine import Model
 from denoiser.errors import OutputError
+from denoiser.files import stamp_of
 from denoiser.journal import Entry, open_journal
 from denoiser.plan import Item, Options, Plan, make_plan
 
@@ -375,6 +376,23 @@ def test_a_clash_keeps_no_watch_from_beginning(place):
     with watching(place, "--format", "png", settle=0.1):
         until(lambda: (place / "out" / "a.png").exists())
         until(lambda: "would both become" in told(place))
+
+
+def test_a_picture_that_cannot_be_looked_at_ends_nothing(place, monkeypatch):
+    for name in ("a.png", "b.png"):
+        put(place / "in" / name)
+
+    def refuse(path):
+        if path.name == "a.png":
+            raise PermissionError(13, "Permission denied")
+        return stamp_of(path)
+
+    monkeypatch.setattr(watch, "stamp_of", refuse)
+    results, lines = [], []
+    with watcher(place, lines) as looking:
+        looking.run(results.append)
+    assert [result.item.name for result in results] == ["b.png"]
+    assert lines == ["cannot read a.png: Permission denied"]
 
 
 def test_a_link_that_leads_nowhere_is_told_once_and_followed_when_it_does(place):
