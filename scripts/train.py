@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,7 +29,7 @@ from denoiser.options import Number
 from denoiser.training.dataset import Crops, read_pictures
 from denoiser.training.export import SMALLEST_PX as EXPORT_PX
 from denoiser.training.export import read_weights
-from denoiser.training.recipe import load_recipe
+from denoiser.training.recipe import Recipe, load_recipe
 from denoiser.training.trainer import Trainer
 from denoiser.training.validation import centre
 
@@ -100,27 +101,18 @@ def main(
         recipe = dataclasses.replace(
             recipe, training=dataclasses.replace(recipe.training, steps=steps)
         )
-    if bool(images) == bool(noisy):
-        raise ArgumentError("give either --images with clean pictures or --noisy")
-    if bool(noisy) != (recipe.training.supervision == "neighbor2neighbor"):
-        wanted = "--images" if noisy else "--noisy"
-        raise ArgumentError(f"recipe {recipe.name} learns from {wanted}")
+    check_pictures(recipe, images, noisy, validation, out)
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise ArgumentError(f"{checkpoint} exists: give --resume to go on, or another --out")
-    for folder in (*images, *noisy, *([validation] if validation else [])):
-        if not folder.exists():
-            raise InputError(f"no such folder: {folder}")
-        if out.resolve().is_relative_to(folder.resolve()):
-            raise ArgumentError(f"--out {out} lies among the pictures of {folder}")
-        if validation and folder in images and lie_within_each_other(folder, validation):
-            raise ArgumentError(f"--images {folder} and --validation {validation} overlap")
     if resume and init:
         raise ArgumentError("--resume goes on from the checkpoint: leave out --init")
     if recipe.training.learns != "all" and not (resume or init):
         raise ArgumentError(
             f"recipe {recipe.name} trains the {recipe.training.learns} alone: give --init"
         )
+    if resume and not checkpoint.exists():
+        raise InputError(f"no checkpoint to go on from: {checkpoint}")
     if threads:
         torch.set_num_threads(threads)
     place, first = join_processes(device)
@@ -129,8 +121,6 @@ def main(
         if first:
             say(line)
 
-    if resume and not checkpoint.exists():
-        raise InputError(f"no checkpoint to go on from: {checkpoint}")
     if first:
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file: --out is a folder")
@@ -148,19 +138,16 @@ def main(
     crop_px, stride = recipe.training.crop_px, recipe.network.stride
     try:
         pictures = list(read_pictures(images or noisy, crop_px, tell, budget_mp=budget_mp))
-        photographs, held_out = pictures, []
+        held_out = pictures[:8] if noisy else []  # looked at, not measured
+        large_enough = any(min(picture.shape[:2]) >= EXPORT_PX for picture in pictures)
         if validation:
             photographs = list(read_pictures([validation], crop_px, tell))
             held_out = [centre(picture, stride) for picture in photographs]
-        elif noisy:  # they are looked at, not measured
-            held_out = pictures[:8]
-        named = str(validation or (images or noisy)[0])
-        if all(min(picture.shape[:2]) < EXPORT_PX for picture in photographs):
-            named = f"PHOTOGRAPHS_OF_{EXPORT_PX}x{EXPORT_PX}_OR_MORE"
+            large_enough = any(min(picture.shape[:2]) >= EXPORT_PX for picture in photographs)
+            del photographs
         megapixels = sum(picture.size for picture in pictures) / 3e6
         on = f"{trainer.processes} x {place.type}" if trainer.processes > 1 else str(place)
         tell(f"{len(pictures)} pictures, {megapixels:.3g} megapixels; training on {on}")
-        del photographs
         crops = Crops(pictures, crop_px, place)  # which empties the list
         trainer.run(crops, held_out, out, report=tell)
     except (MemoryError, RuntimeError) as error:
@@ -171,10 +158,40 @@ def main(
             f"out of memory on {place}: choose a smaller batch or crop_px in the recipe, or"
             " a smaller --budget-mp"
         ) from error
+    named = str(validation or (images or noisy)[0])
+    if not large_enough:
+        named = f"PHOTOGRAPHS_OF_{EXPORT_PX}x{EXPORT_PX}_OR_MORE"
     words = ["scripts/export.py", str(checkpoint), "NAME.onnx", "--images", named]
     tell(f"done: export it with {shlex.join(words)}")
     if distributed.is_initialized():
         leave_processes()
+
+
+def check_pictures(
+    recipe: Recipe,
+    images: Sequence[Path],
+    noisy: Sequence[Path],
+    validation: Path | None,
+    out: Path,
+) -> None:
+    """Refuse folders of pictures that the recipe cannot learn from, or that are in the way.
+
+    Raises:
+        ArgumentError: There are none or too many, or two of them overlap, or hold `out`.
+        InputError: One does not exist.
+    """
+    if bool(images) == bool(noisy):
+        raise ArgumentError("give either --images with clean pictures or --noisy")
+    if bool(noisy) != (recipe.training.supervision == "neighbor2neighbor"):
+        wanted = "--images" if noisy else "--noisy"
+        raise ArgumentError(f"recipe {recipe.name} learns from {wanted}")
+    for folder in (*images, *noisy, *([validation] if validation else [])):
+        if not folder.exists():
+            raise InputError(f"no such folder: {folder}")
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise ArgumentError(f"--out {out} lies among the pictures of {folder}")
+        if validation and folder in images and lie_within_each_other(folder, validation):
+            raise ArgumentError(f"--images {folder} and --validation {validation} overlap")
 
 
 def find_recipe(name: str) -> Path:
