@@ -33,6 +33,19 @@ class Number(click.FloatRange):
         return number
 
 
+class NamedPath(click.Path):
+    """A path, which may not be the empty name that an unset variable leaves."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert as click does, for which the empty name is the present folder."""
+        if value == "":
+            self.fail("it is an empty name", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def auto_or_number(text: str, most: float) -> float | Literal["auto"]:
     """Read `auto` or a number from 0 to `most`.
 

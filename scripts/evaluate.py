@@ -21,7 +21,8 @@ from skimage.metrics import structural_similarity
 
 from denoiser import load_model
 from denoiser.console import run, say
-from denoiser.errors import ArgumentError, InputError
+from denoiser.errors import ArgumentError, InputError, OutputError
+from denoiser.files import check_writable
 from denoiser.images import SUFFIXES, as_rgb8, read
 
 T = TypeVar("T", str, Path)
@@ -104,11 +105,23 @@ def by_stem(models: Iterable[T]) -> dict[str, T]:
     return found
 
 
+def check_folder(out: Path) -> None:
+    """Refuse what is to become a folder of results but cannot, before anything is measured.
+
+    Raises:
+        OutputError: It is a file, or takes no files.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: --out is a folder")
+    check_writable(out)
+
+
 def picture_paths(folder: Path) -> list[Path]:
     """Pictures in a folder, sorted by name."""
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = (path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise InputError(f"no pictures in {folder}")
     return paths
@@ -161,6 +174,8 @@ def main(
     out: Path | None,
 ) -> None:
     """Print PSNR and SSIM per picture and set; write a table and a before/after sheet."""
+    if out:
+        check_folder(out)
     if inpaint:
         import holes  # which reads pictures as we do
 
@@ -178,6 +193,8 @@ def main(
     denoisers: dict[str, peers.Denoiser] = {}
     for stem, name in by_stem(models or (() if chosen else ("balanced",))).items():
         model = load_model(name, device=device)
+        if stem in chosen:
+            raise ArgumentError(f"{name} and the peer {stem} have one name: rename the model")
         denoisers[stem] = functools.partial(peers.ours, model=model)
     denoisers |= {name: peers.peer(name, weights, device) for name in chosen}
 

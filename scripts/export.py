@@ -45,6 +45,9 @@ def main(
     """Export CHECKPOINT's averaged weights to TARGET (.onnx) and write the card beside it."""
     if target.suffix != ".onnx":
         raise ArgumentError(f"{target} must end in .onnx")
+    for text in (target.stem, version, license, summary, trained_on):
+        if not text.isprintable():
+            raise ArgumentError(f"{text!r} cannot stand in a card")
     card_path = target.with_suffix(".toml")
     for path in (target, card_path):  # a recipe may have that name
         if path.exists() and not overwrite:
@@ -55,6 +58,7 @@ def main(
     if state["step"] < recipe.training.steps:
         say(f"warning: the training is at step {state['step']} of {recipe.training.steps}")
     pictures = list(islice(read_pictures([images], SMALLEST_PX, say), PICTURES))
+    card_path.unlink(missing_ok=True)  # rather none than one that is not of the model beside it
     facts = export(
         recipe,
         state["ema"],

@@ -10,7 +10,7 @@ import click
 import cv2
 import numpy as np
 import page
-from evaluate import picture_paths
+from evaluate import check_folder, picture_paths
 from PIL import Image
 
 from denoiser import catalog
@@ -67,6 +67,8 @@ def paint(image: np.ndarray, seed: int) -> tuple[np.ndarray, dict[Kind, list[np.
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for a sheet.")
 def main(images: Path, model: str, limit: int | None, out: Path | None) -> None:
     """Print how many defects are found, and how much of clean pictures is taken for one."""
+    if out:
+        check_folder(out)
     found: dict[Kind, list[float]] = {kind: [] for kind in KINDS}
     wrong: dict[Kind, list[float]] = {kind: [] for kind in KINDS}
     finder, sheet = catalog.load(model, task="detect"), []

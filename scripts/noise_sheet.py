@@ -37,8 +37,8 @@ def calm_places(picture: np.ndarray, count: int) -> list[np.ndarray]:
     side = PATCH_PX + 2 * CONTEXT_PX
     cells = [
         picture[y : y + side, x : x + side]
-        for y in range(0, picture.shape[0] - side, side)
-        for x in range(0, picture.shape[1] - side, side)
+        for y in range(0, picture.shape[0] - side + 1, side)
+        for x in range(0, picture.shape[1] - side + 1, side)
     ]
     cells = [cell for cell in cells if MIDTONES[0] < cell.mean() < MIDTONES[1]]
     if len(cells) < count:

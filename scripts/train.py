@@ -25,7 +25,7 @@ from denoiser.errors import (
     OutputError,
 )
 from denoiser.files import check_writable, lie_within_each_other, locked
-from denoiser.options import Number
+from denoiser.options import NamedPath, Number
 from denoiser.training.dataset import Crops, read_pictures
 from denoiser.training.export import SMALLEST_PX as EXPORT_PX
 from denoiser.training.export import read_weights
@@ -44,31 +44,29 @@ RECIPES = Path(__file__).parent / "recipes"
 )
 @click.option(
     "--images",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     multiple=True,
     help="Folder of clean pictures, walked, tar files included. May be given several times.",
 )
 @click.option(
     "--noisy",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     multiple=True,
     help="Folder of noisy pictures to learn from alone, instead of --images.",
 )
 @click.option(
     "--validation",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     help="Folder of other pictures to measure on (with --noisy: to look at).",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     required=True,
     help="Folder of the run: checkpoint.pt, log.csv, curves.png, validation.png.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in OUT.")
-@click.option(
-    "--init", type=click.Path(path_type=Path), help="Start from the weights of an exported model."
-)
+@click.option("--init", type=NamedPath(), help="Start from the weights of an exported model.")
 @click.option("--steps", type=click.IntRange(1), help="Instead of the recipe's.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto")
@@ -128,23 +126,22 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
         alone = locked(out / ".lock", f"another training writes into {out}")
         click.get_current_context().with_resource(alone)
-    trainer = Trainer(recipe, place, precision)
-    if resume:
-        trainer.resume(checkpoint)
-        tell(f"going on at step {trainer.step} of {recipe.training.steps}")
-    elif init:
-        trainer.start_from(*read_weights(init))
-
     crop_px, stride = recipe.training.crop_px, recipe.network.stride
     try:
+        trainer = Trainer(recipe, place, precision)
+        if resume:
+            trainer.resume(checkpoint)
+            tell(f"going on at step {trainer.step} of {recipe.training.steps}")
+        elif init:
+            trainer.start_from(*read_weights(init))
         pictures = list(read_pictures(images or noisy, crop_px, tell, budget_mp=budget_mp))
         held_out = pictures[:8] if noisy else []  # looked at, not measured
-        large_enough = any(min(picture.shape[:2]) >= EXPORT_PX for picture in pictures)
+        longest = max(min(picture.shape[:2]) for picture in pictures)
         if validation:
-            photographs = list(read_pictures([validation], crop_px, tell))
-            held_out = [centre(picture, stride) for picture in photographs]
-            large_enough = any(min(picture.shape[:2]) >= EXPORT_PX for picture in photographs)
-            del photographs
+            longest = 0
+            for picture in read_pictures([validation], crop_px, tell):
+                longest = max(longest, min(picture.shape[:2]))
+                held_out.append(centre(picture, stride).copy())  # the rest need not be held
         megapixels = sum(picture.size for picture in pictures) / 3e6
         on = f"{trainer.processes} x {place.type}" if trainer.processes > 1 else str(place)
         tell(f"{len(pictures)} pictures, {megapixels:.3g} megapixels; training on {on}")
@@ -159,9 +156,10 @@ def main(
             " a smaller --budget-mp"
         ) from error
     named = str(validation or (images or noisy)[0])
-    if not large_enough:
+    if longest < EXPORT_PX:
         named = f"PHOTOGRAPHS_OF_{EXPORT_PX}x{EXPORT_PX}_OR_MORE"
-    words = ["scripts/export.py", str(checkpoint), "NAME.onnx", "--images", named]
+    exporter = str(Path(sys.argv[0]).with_name("export.py"))
+    words = ["python", exporter, str(checkpoint), "NAME.onnx", "--images", named]
     tell(f"done: export it with {shlex.join(words)}")
     if distributed.is_initialized():
         leave_processes()

@@ -110,6 +110,20 @@ def test_what_cannot_be_read_is_named(photo, tmp_path, monkeypatch):
     ]
 
 
+def test_every_picture_counts_once_behind_links_too_and_pipes_are_none(photo, tmp_path):
+    store, images = tmp_path / "store", tmp_path / "images"
+    store.mkdir()
+    images.mkdir()
+    Image.fromarray(photo).save(store / "a.png")
+    Image.fromarray(photo).save(images / "b.png")
+    for name in ("one", "other"):
+        (images / name).symlink_to(store)
+    os.mkfifo(images / "pipe.png")
+    lines = []
+    assert len(list(read_pictures([images, images], 32, lines.append))) == 2
+    assert lines == [f"left out: {images}/pipe.png is no ordinary file"] * 2
+
+
 def test_large_pictures_are_cut_to_fit_the_budget(tmp_path):
     sizes = {"a": (400, 300), "b": (30, 40), "c": (100, 900), "d": (300, 400)}
     rows, columns = np.mgrid[:1000, :1000]

@@ -131,6 +131,11 @@ def test_recipes_that_are_shipped_teach_something():
     Recipe("x", estimating, (Masking(density=(0, 0.1)),)).check_purpose()
 
 
+def test_noise_beyond_the_scale_is_trained_for_up_to_its_end():
+    loud = Gaussian(sigma=(200, 255))
+    assert Recipe("x", corruption=(loud, loud)).sigma_range == (255, 255)
+
+
 def test_corruption_may_be_that_of_another_recipe(tmp_path):
     (tmp_path / "rain.toml").write_text("corruption = [{ kind = 'gaussian', sigma = [1, 2] }]")
     (tmp_path / "mine.toml").write_text("corruption = 'rain'")

@@ -308,6 +308,24 @@ def test_too_little_memory_is_told(lacking, tmp_path, monkeypatch):
         train.main([*map(str, command)], standalone_mode=False)
 
 
+def test_what_makes_no_card_or_folder_is_refused_before_any_work(tmp_path: Path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "._a.png")
+    (tmp_path / "file").touch()
+    (tmp_path / "nlm.onnx").write_bytes(estimating_onnx())
+    evaluating = ["evaluate.py", "--images", tmp_path, "--device", "cpu"]
+    for command, words in (
+        (["export.py", "none.pt", tmp_path / "a.onnx", "--images", tmp_path, "--summary", "\x7f"],
+         "cannot stand in a card"),
+        (["train.py", "--images", tmp_path, "--out", ""], "it is an empty name"),
+        ([*evaluating, "--out", tmp_path / "file"], "is a file: --out is a folder"),
+        (["find_defects.py", "--images", tmp_path, "--out", tmp_path / "file"], "is a file"),
+        ([*evaluating, "--model", "fast"], "no pictures in"),
+        ([*evaluating, "--model", tmp_path / "nlm.onnx", "--peer", "nlm"], "have one name"),
+    ):  # fmt: skip
+        with pytest.raises(AssertionError, match=words):
+            script(*command)
+
+
 def test_models_of_one_name_are_not_measured_as_one():
     with pytest.raises(ArgumentError, match=r"a/mine\.onnx and b/mine\.onnx would both be called"):
         evaluate.by_stem(["a/mine.onnx", "b/mine.onnx"])

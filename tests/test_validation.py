@@ -32,6 +32,15 @@ def test_a_resumed_log_drops_the_lines_that_will_be_written_again(tmp_path):
     assert points["psnr_50_db"] == [(0.6, 10)] and set(points) == set(COLUMNS)
 
 
+def test_a_line_of_the_log_that_was_cut_short_is_dropped(tmp_path):
+    log = Log(tmp_path / "log.csv", 0)
+    log.write(2, {"megapixels": 1, "loss": 3})
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("4,0.")
+    log = Log(tmp_path / "log.csv", 6)
+    assert log.last == 2 and log.read()["loss"] == [(1, 3)]
+
+
 def test_curves_are_drawn_from_the_log(tmp_path):
     log = Log(tmp_path / "log.csv", 0)
     draw_curves(log, tmp_path / "empty.png")

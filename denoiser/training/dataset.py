@@ -100,7 +100,8 @@ def read_pictures(
         InputError: There is no such folder, nothing is left, or the budget is too small for
             windows of `smallest_px`.
     """
-    files = [file for source in sources for file in _find(source, report)]
+    found_files = (file for source in sources for file in _find(source, report))
+    files = list(dict.fromkeys(found_files))  # folders may be given twice
     share_px = budget_mp * 1e6 / max(1, len(files))
     if share_px < smallest_px**2:
         raise InputError(
@@ -185,20 +186,36 @@ def _find(source: Path, report: Callable[[str], None]) -> list[_File]:
             except (OSError, tarfile.TarError) as error:
                 report(f"left out: {path}: {getattr(error, 'strerror', None) or error}")
         elif path.suffix.lower() in SUFFIXES:
+            if path.exists() and not path.is_file():  # a pipe would never end
+                report(f"left out: {path} is no ordinary file")
+                continue
             files.append(_File(str(path), path))
     return files
 
 
 def _walk(source: Path, report: Callable[[str], None]) -> list[Path]:
-    """Files below a folder by name, hidden ones left out; the file itself if it is one."""
+    """Files below a folder by name, hidden ones left out; the file itself if it is one.
+
+    Links to folders are followed, each real folder once.
+    """
     if not source.is_dir():
         return [source]
 
     def unreadable(error: OSError) -> None:
         report(f"left out: folder {error.filename}: {error.strerror}")
 
-    paths = []
-    for folder, folders, names in os.walk(source, onerror=unreadable):
+    paths, seen = [], set()
+    for folder, folders, names in os.walk(source, onerror=unreadable, followlinks=True):
+        try:
+            status = Path(folder).stat()
+        except OSError as error:  # it has just vanished
+            unreadable(error)
+            folders.clear()
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths += [Path(folder, name) for name in names if not name.startswith(".")]
     return sorted(paths)

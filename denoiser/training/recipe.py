@@ -246,7 +246,7 @@ class Recipe:
     def sigma_range(self) -> tuple[float, float]:
         """Noise levels, 0-255, that are trained for; 0-255 if there are none."""
         low, high = levels_of(self.corruption)
-        return (low, min(high, 255.0)) if high else (0.0, 255.0)
+        return (min(low, 255.0), min(high, 255.0)) if high else (0.0, 255.0)
 
     def check_purpose(self) -> None:
         """Refuse to train a recipe that teaches nothing, or something else than it seems to.

@@ -37,8 +37,9 @@ def record(photograph: np.ndarray) -> np.ndarray | None:
     trends = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)  # (64 * 64, 6)
     fit = np.linalg.pinv(trends)
     found = []
-    for top in range(0, photograph.shape[0] - SQUARE_PX, SQUARE_PX):
-        for left in range(0, photograph.shape[1] - SQUARE_PX, SQUARE_PX):
+    height, width = photograph.shape[:2]
+    for top in range(0, height - SQUARE_PX + 1, SQUARE_PX):
+        for left in range(0, width - SQUARE_PX + 1, SQUARE_PX):
             square = photograph[top : top + SQUARE_PX, left : left + SQUARE_PX]
             if not 30 < square.mean() < 220 or square.min() < 4 or square.max() > 250:
                 continue

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from denoiser.errors import InputError, RecipeError, TrainingError
+from denoiser.errors import InputError, OutputError, RecipeError, TrainingError
 from denoiser.files import sweep, whole_file
 from denoiser.signals import uninterrupted
 from denoiser.training import neighbor2neighbor
@@ -170,7 +170,11 @@ class Trainer:
         self.averaged.load_state_dict(taken)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; the file appears under its name only when whole."""
+        """Write a checkpoint; the file appears under its name only when whole.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
         state = {
             "recipe": self.recipe.to_json(),
             "step": self.step,
@@ -179,8 +183,11 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "pictures": self._pictures,
         }
-        with whole_file(path, overwrite=True) as file:
-            torch.save(state, file)
+        try:
+            with whole_file(path, overwrite=True) as file:
+                torch.save(state, file)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint exactly where it was written.

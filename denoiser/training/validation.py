@@ -1,6 +1,7 @@
 """What a person sees of a training run: log, curves, validation scores and pictures."""
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from denoiser.files import write_text
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.corruption import Step, corrupt
 from denoiser.training.holes import Holes, cut_out, draw_holes
@@ -43,13 +45,15 @@ class Log:
         kept: list[list[str]] = []
         if step and path.exists():
             with path.open(newline="") as file:
-                rows = [row for row in csv.reader(file) if row and row[0].isdigit()]
+                rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)]
+            rows = [row for row in rows if row[0].isdigit()]  # a line may have been cut short
             kept = [row for row in rows if int(row[0]) <= step]
         self.path = path
         self.last = int(kept[-1][0]) if kept else 0
         """Step of the last line that was there."""
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *kept])
+        table = io.StringIO(newline="")
+        csv.writer(table).writerows([COLUMNS, *kept])
+        write_text(path, table.getvalue())
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line, its values by column; others stay empty."""
