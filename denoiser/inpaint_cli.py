@@ -71,7 +71,7 @@ def check_mask(name: str, source: Path, out: Path | None) -> Path:
     if out and out.exists() and out.samefile(mask):
         raise ArgumentError("MASK and OUT are the same: the mask is never overwritten")
     for what, path in {"IN": source, "OUT": out}.items():
-        folders = source.is_dir() or (mask.is_dir() and path == out)
+        folders = source.is_dir() or (what == "OUT" and mask.is_dir())
         if path and folders and lie_within_each_other(mask, path):
             raise ArgumentError(f"MASK and {what} lie within each other: keep them apart")
     if source.is_dir() and not (mask.is_dir() or mask.is_file()):

@@ -138,7 +138,7 @@ def main(
         held_out = pictures[:8] if noisy else []  # looked at, not measured
         longest = max(min(picture.shape[:2]) for picture in pictures)
         if validation:
-            longest = 0
+            longest, held_out = 0, []
             for picture in read_pictures([validation], crop_px, tell):
                 longest = max(longest, min(picture.shape[:2]))
                 held_out.append(centre(picture, stride).copy())  # the rest need not be held

@@ -326,6 +326,20 @@ def test_what_makes_no_card_or_folder_is_refused_before_any_work(tmp_path: Path)
             script(*command)
 
 
+@pytest.mark.parametrize("what", ["--images", "--noisy"])
+def test_of_validation_pictures_the_centres_are_held(what, tmp_path: Path, monkeypatch):
+    for name, size in (("a", (160, 140)), ("b", (400, 300))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", size).save(tmp_path / name / "a.png")
+    held: list[np.ndarray] = []
+    monkeypatch.setattr(
+        Trainer, "run", lambda _, crops, pictures, *__, **___: held.extend(pictures)
+    )
+    folders = [what, tmp_path / "a", "--validation", tmp_path / "b", "--out", tmp_path / "run"]
+    train.main([*map(str, folders), "--device", "cpu"], standalone_mode=False)
+    assert [picture.shape for picture in held] == [(256, 256, 3)] and held[0].base is None
+
+
 def test_models_of_one_name_are_not_measured_as_one():
     with pytest.raises(ArgumentError, match=r"a/mine\.onnx and b/mine\.onnx would both be called"):
         evaluate.by_stem(["a/mine.onnx", "b/mine.onnx"])
