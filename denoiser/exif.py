@@ -22,9 +22,9 @@ _SIDES, _EXIF_SIDES = (0x0100, 0x0101), (0xA002, 0xA003)  # width and height
 _THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # where one stands, and its bytes: JPEG, strips
 _INTEROPERABILITY = 0xA005
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_VALUE_BYTES |= {16: 8, 17: 8, 18: 8}  # BigTIFF
 _FORMS = {1: "B", 3: "H", 4: "I", 5: "II", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
 """Of single numbers by kind, as `struct` has them."""
-_VALUE_BYTES |= {16: 8, 17: 8, 18: 8}  # BigTIFF
 # what tells how a TIFF stores its pixels, colour and parts, and is written anew
 _STRUCTURAL = {254, 255, 266, 280, 281, 284, 285, 292, 293, 296, 297, 301, 318, 319, 320, 330, 332}
 _STRUCTURAL |= {256, 257, 258, 259, 262, 263, 264, 265, 273, 277, 278, 279, 282, 283, 317, 347}

@@ -260,6 +260,44 @@ def check_writable(folder: Path, file: Path | None = None) -> None:
         raise OutputError(f"cannot write {what}: {place} takes no files ({why})") from error
 
 
+def check_folder(out: Path) -> None:
+    """Refuse what is to become a folder of results but cannot, before any work is done.
+
+    Raises:
+        OutputError: It is a file, or takes no files.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file: --out is a folder")
+    check_writable(out)
+
+
+def walk(
+    source: Path, unreadable: Callable[[OSError], None]
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk folders and links to folders, each real folder once.
+
+    Args:
+        source: Where to begin.
+        unreadable: Told what hinders in a folder, which is left out.
+
+    Yields:
+        A folder, the names of those in it, from which the caller may take some, and of its files.
+    """
+    seen: set[tuple[int, int]] = set()
+    for folder, names, files in os.walk(source, onerror=unreadable, followlinks=True):
+        try:
+            status = Path(folder).stat()
+        except OSError as error:  # it has just vanished
+            unreadable(error)
+            names.clear()
+            continue
+        if (status.st_dev, status.st_ino) in seen:  # by a link
+            names.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield Path(folder), names, files
+
+
 def check_file(path: Path) -> None:
     """Refuse a file whose folder does not exist, or takes none.
 

@@ -1,14 +1,13 @@
 """What is to be done to a folder: which pictures there are, and where each will go."""
 
 import dataclasses
-import os
 import stat
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from denoiser.errors import ArgumentError
-from denoiser.files import lie_within_each_other
+from denoiser.files import lie_within_each_other, walk
 from denoiser.images import SUFFIXES, suffix_of
 from denoiser.picture import Format
 
@@ -128,25 +127,17 @@ def _walk(source: Path, out: Path, plan: Plan) -> Iterator[tuple[Path, list[str]
 
     What a link shows of `out` is left out too. The caller may empty the list of folder names.
     """
-    seen: set[tuple[int, int]] = set()
     out = out.resolve()
 
     def unreadable(error: OSError) -> None:
         plan.unreadable.append((str(error.filename), error.strerror or str(error)))
 
-    for folder, names, files in os.walk(source, onerror=unreadable, followlinks=True):
-        try:
-            status, real = Path(folder).stat(), Path(folder).resolve()
-        except OSError as error:  # it has just vanished
-            unreadable(error)
+    for folder, names, files in walk(source, unreadable):
+        if folder.resolve().is_relative_to(out):  # by a link
             names.clear()
             continue
-        if (status.st_dev, status.st_ino) in seen or real.is_relative_to(out):  # by a link
-            names.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
         names[:] = sorted(name for name in names if not _is_ignored(name))
-        yield Path(folder), names, [name for name in files if not _is_ignored(name)]
+        yield folder, names, [name for name in files if not _is_ignored(name)]
 
 
 def _is_special(path: Path) -> bool:

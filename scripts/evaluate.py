@@ -21,8 +21,8 @@ from skimage.metrics import structural_similarity
 
 from denoiser import load_model
 from denoiser.console import run, say
-from denoiser.errors import ArgumentError, InputError, OutputError
-from denoiser.files import check_writable
+from denoiser.errors import ArgumentError, InputError
+from denoiser.files import check_folder
 from denoiser.images import SUFFIXES, as_rgb8, read
 
 T = TypeVar("T", str, Path)
@@ -103,17 +103,6 @@ def by_stem(models: Iterable[T]) -> dict[str, T]:
             raise ArgumentError(f"{found[stem]} and {name} would both be called {stem}: rename one")
         found[stem] = name
     return found
-
-
-def check_folder(out: Path) -> None:
-    """Refuse what is to become a folder of results but cannot, before anything is measured.
-
-    Raises:
-        OutputError: It is a file, or takes no files.
-    """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file: --out is a folder")
-    check_writable(out)
 
 
 def picture_paths(folder: Path) -> list[Path]:

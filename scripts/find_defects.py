@@ -10,12 +10,13 @@ import click
 import cv2
 import numpy as np
 import page
-from evaluate import check_folder, picture_paths
+from evaluate import picture_paths
 from PIL import Image
 
 from denoiser import catalog
 from denoiser.console import run
 from denoiser.defects import KINDS, Kind, find_cover, mask_of
+from denoiser.files import check_folder
 from denoiser.images import read
 from denoiser.picture import as_rgb8
 

@@ -22,9 +22,8 @@ from denoiser.errors import (
     DeviceError,
     InputError,
     OutOfMemoryError,
-    OutputError,
 )
-from denoiser.files import check_writable, lie_within_each_other, locked
+from denoiser.files import check_folder, lie_within_each_other, locked
 from denoiser.options import NamedPath, Number
 from denoiser.training.dataset import Crops, read_pictures
 from denoiser.training.export import SMALLEST_PX as EXPORT_PX
@@ -120,9 +119,7 @@ def main(
             say(line)
 
     if first:
-        if out.exists() and not out.is_dir():
-            raise OutputError(f"{out} is a file: --out is a folder")
-        check_writable(out)
+        check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         alone = locked(out / ".lock", f"another training writes into {out}")
         click.get_current_context().with_resource(alone)

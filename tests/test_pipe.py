@@ -192,12 +192,18 @@ def test_a_newer_request_ends_the_one_before(engine, rng):
     assert answer == {"id": "old", "cancelled": True}
 
 
-def test_the_end_of_standard_input_ends_it_in_the_midst_of_work(rng):
+def start_working(side, rng):
+    """Start an engine on a picture that takes a while."""
     client = Client()
-    large = rng.integers(0, 255, (3000, 3000, 3), np.uint8)
-    header = {"task": "denoise", "mode": "RGB", "type": "uint8", "width": 3000, "height": 3000}
+    large = rng.integers(0, 255, (side, side, 3), np.uint8)
+    header = {"task": "denoise", "mode": "RGB", "type": "uint8", "width": side, "height": side}
     client.send(header, large)
     client.line()
+    return client
+
+
+def test_the_end_of_standard_input_ends_it_in_the_midst_of_work(rng):
+    client = start_working(3000, rng)
     closed = time.monotonic()
     client.process.communicate()
     assert client.process.returncode == 0
@@ -256,11 +262,7 @@ def test_a_full_standard_output_is_told_while_standard_input_is_open():
 
 
 def test_an_editor_that_goes_away_in_the_midst_of_work_gets_no_traceback(rng):
-    client = Client()
-    large = rng.integers(0, 255, (1500, 1500, 3), np.uint8)
-    header = {"task": "denoise", "mode": "RGB", "type": "uint8", "width": 1500, "height": 1500}
-    client.send(header, large)
-    client.line()
+    client = start_working(1500, rng)
     client.process.stdout.close()
     with client.process:
         client.process.wait(timeout=60)  # before its standard input ends

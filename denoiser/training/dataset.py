@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import tarfile
 import time
 import zlib
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from denoiser.errors import InputError, ModelError
+from denoiser.files import walk
 from denoiser.images import SUFFIXES, as_rgb8, missing_extras, read
 
 REPORT_S = 10  # between lines that tell how far reading is
@@ -204,19 +204,9 @@ def _walk(source: Path, report: Callable[[str], None]) -> list[Path]:
     def unreadable(error: OSError) -> None:
         report(f"left out: folder {error.filename}: {error.strerror}")
 
-    paths, seen = [], set()
-    for folder, folders, names in os.walk(source, onerror=unreadable, followlinks=True):
-        try:
-            status = Path(folder).stat()
-        except OSError as error:  # it has just vanished
-            unreadable(error)
-            folders.clear()
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    paths = []
+    for folder, folders, names in walk(source, unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths += [Path(folder, name) for name in names if not name.startswith(".")]
     return sorted(paths)
 
