@@ -1,5 +1,6 @@
 """Write noisy copies of clean pictures, to look at a recipe's corruption or to try `--noisy`."""
 
+import tempfile
 from pathlib import Path
 
 import click
@@ -14,6 +15,8 @@ from denoiser.training.corruption import corrupt
 from denoiser.training.dataset import read_pictures
 from denoiser.training.recipe import load_recipe
 from denoiser.training.validation import to_batch, to_uint8
+
+SMALLEST_PX = 3  # a camera's two outermost rows are mirrored
 
 
 @click.command(context_settings={"show_default": True})
@@ -31,12 +34,16 @@ def main(recipe: str, images: Path, out: Path, seed: int) -> None:
         raise ArgumentError(f"recipe {loaded.name} makes no noisy pictures")
     check_writable(out)
     generator = torch.Generator().manual_seed(seed)
-    for index, picture in enumerate(read_pictures([images], 1, say)):
-        clean, noisy, _ = corrupt(to_batch(picture), steps, generator)
-        for name, batch in (("clean", clean), ("noisy", noisy)):
-            path = out / name / f"{index:05}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(to_uint8(batch)).save(path, compress_level=1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+        part = Path(folder) / out.name
+        for index, picture in enumerate(read_pictures([images], SMALLEST_PX, say)):
+            clean, noisy, _ = corrupt(to_batch(picture), steps, generator)
+            for name, batch in (("clean", clean), ("noisy", noisy)):
+                path = part / name / f"{index:05}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(to_uint8(batch)).save(path, compress_level=1)
+        part.rename(out)
     say(f"{index + 1} pictures in {out}")
 
 

@@ -243,10 +243,13 @@ def test_corrupting_writes_pairs(tmp_path: Path):
     with pytest.raises(AssertionError, match="no pictures"):
         script(*command)
     assert not out.exists()
+    Image.new("RGB", (2, 9)).save(images / "too_small_for_a_camera.png")
     shutil.copy(SAMPLE / "clean.png", images)
     with pytest.raises(AssertionError, match="recipe noisy makes no noisy pictures"):
         script("corrupt.py", "--recipe", "noisy", *command[3:])
     script(*command)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "noise.toml", "out"]
+    assert [path.name for path in (out / "noisy").iterdir()] == ["00000.png"]
     clean, noisy = (
         np.asarray(Image.open(out / name / "00000.png"), float) for name in ("clean", "noisy")
     )
