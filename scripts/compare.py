@@ -22,8 +22,8 @@ from denoiser.console import run, say
 from denoiser.errors import ArgumentError
 from denoiser.training import penalties
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.corruption import Gaussian
 from denoiser.training.dataset import Crops, read_pictures
+from denoiser.training.noises import Gaussian
 from denoiser.training.recipe import Penalties, Recipe, load_recipe
 from denoiser.training.trainer import Trainer
 from denoiser.training.validation import (

@@ -17,8 +17,10 @@ from denoiser.errors import InputError
 from denoiser.files import check_file
 from denoiser.images import as_rgb8, format_of, read
 from denoiser.training import filters
-from denoiser.training.corruption import Camera, Either, Step, corrupt
+from denoiser.training.corruption import Either, corrupt
+from denoiser.training.noises import Camera
 from denoiser.training.recipe import load_recipe
+from denoiser.training.step import Step
 from denoiser.training.validation import to_batch, to_uint8
 
 RECIPE = Path(__file__).parent / "recipes" / "photo.toml"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.corruption import Gaussian
 from denoiser.training.dataset import Crops
+from denoiser.training.noises import Gaussian
 from denoiser.training.recipe import Network, Recipe, Training
 from denoiser.training.trainer import Trainer
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from denoiser import cli, inpaint_cli
 from denoiser.engine import Model
-from denoiser.training.corruption import Gaussian
+from denoiser.training.noises import Gaussian
 from denoiser.training.recipe import Network, Recipe, Training
 
 settings.register_profile("denoiser", deadline=None, derandomize=True)

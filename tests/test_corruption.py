@@ -7,24 +7,26 @@ from PIL import Image
 
 from denoiser.training.corruption import (
     KINDS,
-    Camera,
-    Chroma,
     Clip,
-    Correlated,
     Either,
-    Gaussian,
     Grey,
     Jpeg,
     Masking,
-    PoissonGaussian,
-    Recorded,
     SaltAndPepper,
-    Speckle,
     Zoom,
     corrupt,
-    luma,
 )
 from denoiser.training.jpeg import compress
+from denoiser.training.noises import (
+    Camera,
+    Chroma,
+    Correlated,
+    Gaussian,
+    PoissonGaussian,
+    Recorded,
+    Speckle,
+)
+from denoiser.training.step import luma
 
 GREY = torch.full((64, 3, 32, 32), 0.5)
 

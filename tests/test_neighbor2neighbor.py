@@ -2,8 +2,8 @@ import torch
 from conftest import CPU
 
 from denoiser.training import neighbor2neighbor
-from denoiser.training.corruption import Gaussian
 from denoiser.training.dataset import Crops
+from denoiser.training.noises import Gaussian
 from denoiser.training.recipe import Network, Recipe, Training
 from denoiser.training.trainer import Trainer
 from denoiser.training.validation import restore, to_batch

@@ -3,17 +3,8 @@ from conftest import SHIPPED
 
 from denoiser.errors import RecipeError
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.corruption import (
-    Clip,
-    Correlated,
-    Defects,
-    Either,
-    Gaussian,
-    Grey,
-    Masking,
-    PoissonGaussian,
-    Speckle,
-)
+from denoiser.training.corruption import Clip, Defects, Either, Grey, Masking
+from denoiser.training.noises import Correlated, Gaussian, PoissonGaussian, Speckle
 from denoiser.training.recipe import Network, Recipe, Training, load_recipe
 
 

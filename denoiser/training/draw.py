@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Range = tuple[float, float]
@@ -55,6 +56,27 @@ class Draw:
         """Standard normal, one number per crop, (N, 1, 1, 1)."""
         shape = (len(self.batch), 1, 1, 1)
         return torch.randn(shape, device=self.batch.device, generator=self.generator)
+
+    def windows(self, images: Tensor, part: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
+        """Take a window at a random place of each image, and scale it (bicubic).
+
+        Args:
+            images: (N, C, H, W).
+            part: (N, 1 or 2, 1, 1), how much of the image the window spans: across, and down.
+            shape: (h, w) of the windows; that of the images if None.
+
+        Returns:
+            (N, C, h, w).
+        """
+        count = len(images)
+        part = part[:, :, 0].expand(count, 2, 1)
+        shift = (1 - part) * torch.cat([self.uniform((-1, 1))[:, :, 0] for _ in range(2)], 1)
+        affine = torch.cat([torch.diag_embed(part[:, :, 0]), shift], 2)  # (N, 2, 3)
+        size = [count, images.shape[1], *(shape or images.shape[2:])]
+        grid = F.affine_grid(affine, size, align_corners=False)
+        return F.grid_sample(
+            images, grid, mode="bicubic", padding_mode="reflection", align_corners=False
+        )
 
     def _rand(self, *shape: int) -> Tensor:
         return torch.rand(shape, device=self.batch.device, generator=self.generator)

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from denoiser.training import neighbor2neighbor, penalties
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.corruption import power
 from denoiser.training.recipe import ESTIMATOR_STRIDE, Recipe
+from denoiser.training.step import power
 
 KNEE = 10 / 255
 """Noise level in [0, 1] units that halves a crop's weight in weighted-l1, and a place's in

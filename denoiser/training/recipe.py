@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from denoiser.errors import RecipeError
 from denoiser.training.checks import check_types, refuse_unless
-from denoiser.training.corruption import KINDS, Step, every, levels_of
+from denoiser.training.corruption import KINDS, every, levels_of
 from denoiser.training.holes import Holes
+from denoiser.training.step import Step
 
 T = TypeVar("T")
 ESTIMATOR_STRIDE = 8

@@ -21,13 +21,14 @@ from denoiser.files import sweep, whole_file
 from denoiser.signals import uninterrupted
 from denoiser.training import neighbor2neighbor
 from denoiser.training.autoencoder import Context, ConvAutoencoder, ResidualBlock, split
-from denoiser.training.corruption import corrupt, power
+from denoiser.training.corruption import corrupt
 from denoiser.training.dataset import Crops
 from denoiser.training.holes import GUESS, cut_out, draw_holes, first_guess
 from denoiser.training.losses import Losses
 from denoiser.training.objective import Objective
 from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
+from denoiser.training.step import power
 from denoiser.training.validation import (
     LABELS,
     Log,

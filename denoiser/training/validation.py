@@ -14,8 +14,9 @@ from torch import Tensor
 
 from denoiser.files import write_text
 from denoiser.training.autoencoder import ConvAutoencoder
-from denoiser.training.corruption import Step, corrupt
+from denoiser.training.corruption import corrupt
 from denoiser.training.holes import Holes, cut_out, draw_holes
+from denoiser.training.step import Step
 
 VALIDATION_SIGMAS = (0, 5, 15, 25, 50)
 """Noise levels on the 0-255 scale; at 0 the PSNR is that of the reconstruction, 5 is what cameras
