@@ -1,4 +1,4 @@
-"""Bytes to pictures and back: Pillow for 8 bits, imagecodecs for 16-bit PNG, tifffile for TIFF."""
+"""Bytes to pictures and back: Pillow for 8 bits, `png`, `deep` and `tiff` for more."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from denoiser import exif, jpeg, png
+from denoiser import deep, exif, jpeg, png
 from denoiser.errors import InputError, ModelError
 from denoiser.picture import FORMATS, HEIF_MISSING, Format, Mode, Picture, check_size
 
@@ -45,6 +45,9 @@ def decode(data: bytes) -> Picture:
             picture = _describe(file, data)
             if file.format == "PNG" and png.is_deep(data):
                 picture.pixels, picture.mode = png.decode_deep(data)
+            elif bits := picture.encoding.get("bits"):
+                decode_deep = deep.decode_avif if file.format == "AVIF" else deep.decode_heif
+                picture.pixels, picture.mode = decode_deep(data, bits)
             else:
                 if file.format == "PNG":
                     png.scale_transparency(file, data)
@@ -65,7 +68,7 @@ def encode(picture: Picture, file: IO[bytes], format: Format, quality: int | Non
     elif format.name == "PNG":
         png.encode(picture, file)
     else:
-        _encode_8bit(picture, file, format, quality)
+        _encode_lossy(picture, file, format, quality)
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -100,7 +103,7 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
     name = "JPEG" if file.format == "MPO" else str(file.format)
     picture = Picture(np.empty((0, 0, 0), np.uint8), "L", name, icc=info.get("icc_profile") or None)
     block, picture.xmp = info.get("exif") or b"", _to_bytes(info.get("xmp"))
-    codes = _UNSPECIFIED
+    codes, bits = _UNSPECIFIED, 8
     if name == "JPEG":
         jpeg.describe(picture, file, data)
     elif name == "WEBP":
@@ -108,16 +111,16 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
     elif name == "PNG":
         block = png.describe(picture, data) or block
     elif name == "AVIF":
-        if _avif_is_deep(data):
-            picture.notes.append("AVIF of more than 8 bits per channel is read as 8 bits")
+        bits = deep.avif_bits(data)
         codes = _nclx(data)
     elif name == "HEIF":
-        if info["bit_depth"] > 8:
-            picture.notes.append("HEIF of more than 8 bits per channel is read as 8 bits")
+        bits = info["bit_depth"]
         if info["depth_images"] or info["aux"]:
             picture.notes.append("its HDR gain map, depth map or the like is dropped")
         nclx = info.get("nclx_profile") or {}
         codes = (nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2))
+    if bits > 8:
+        picture.encoding = {"bits": bits}
     if not picture.icc and not _is_srgb(*codes):
         picture.notes.append(_OTHER_COLOURS.format(*codes))
     while block.startswith(b"Exif\0\0"):
@@ -179,12 +182,6 @@ def _riff_chunks(data: bytes) -> list[bytes]:
         (length,) = struct.unpack_from("<I", data, place + 4)
         place += 8 + length + length % 2
     return kinds
-
-
-def _avif_is_deep(data: bytes) -> bool:
-    """Look up `high_bitdepth` in the AV1 configuration (AV1-ISOBMFF, section 2.3.3)."""
-    place = data.find(b"av1C")
-    return 0 < place < len(data) - 7 and bool(data[place + 6] & 0x40)
 
 
 def _nclx(data: bytes) -> tuple[int, int]:
@@ -259,7 +256,7 @@ class _WithoutDescriptor:
         self.seek, self.tell = file.seek, file.tell
 
 
-def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int | None) -> None:
+def _encode_lossy(picture: Picture, file: IO[bytes], format: Format, quality: int | None) -> None:
     options: dict[str, Any] = {"icc_profile": picture.icc}
     block = picture.exif
     if block and format.name == "AVIF":  # Pillow writes anew what has it, and not as it was
@@ -281,6 +278,9 @@ def _encode_8bit(picture: Picture, file: IO[bytes], format: Format, quality: int
     elif format.name == "HEIF":
         _load_heif()
         options["quality"] = quality or 90
+        if picture.pixels.dtype == np.uint16:
+            deep.encode_heif(picture, file, options)
+            return
     image = picture.as_image()
     with jpeg.room_for(picture) if format.name == "JPEG" else contextlib.nullcontext():
         image.save(_WithoutDescriptor(file), format.name, **options)  # type: ignore[arg-type]

@@ -45,6 +45,8 @@ class Format:
     suffixes: tuple[str, ...]
     depths: tuple[str, ...] = ("uint8",)
     alpha: bool = True
+    most_bits: int = 16
+    """What is left of 16 bits from another format."""
     exact_alpha: bool = True
     grey: bool = True
     metadata: tuple[str, ...] = ("icc", "exif", "xmp")
@@ -65,6 +67,8 @@ class Format:
 HEIF = Format(
     "HEIF",
     (".heic", ".heif", ".hif"),
+    ("uint8", "uint16"),
+    most_bits=10,
     exact_alpha=False,
     grey=False,
     lossy=True,
@@ -206,10 +210,12 @@ def _adapt_pixels(
     picture: Picture, format: Format, depth: str
 ) -> tuple[np.ndarray, Mode, list[str]]:
     pixels, mode, notes = picture.pixels, picture.mode, []
-    wanted = {"keep": pixels.dtype.name, "8": "uint8", "16": "uint16"}[depth]
+    asked = wanted = {"keep": pixels.dtype.name, "8": "uint8", "16": "uint16"}[depth]
     if wanted not in format.depths:
         wanted = format.depths[-1] if wanted == "float32" else "uint8"
-        bits = 16 if wanted == "uint16" else 8
+    bits = format.most_bits if wanted == "uint16" else 8
+    kept = picture.format == format.name and "bits" in picture.encoding
+    if wanted != asked or (wanted == "uint16" and bits < 16 and not kept):
         white = f" and clipped, white is {picture.white:g}" if pixels.dtype.kind == "f" else ""
         rounded = "" if pixels.dtype == np.uint8 else f": rounded{white}"
         notes.append(f"{format.name} is written with at most {bits} bits{rounded}")

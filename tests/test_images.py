@@ -582,9 +582,57 @@ def test_heic_of_phones_keeps_what_it_holds(tmp_path, srgb):
     assert upright.pixels.shape == (48, 64, 3)
     assert np.abs(upright.pixels.astype(int) - np.rot90(smooth, 3)).max() < 12
     assert read(through(upright, PNG)).pixels.shape == (48, 64, 3)
-    deep = pillow_heif.from_bytes("RGB;16", (64, 48), bytes(64 * 48 * 6))
-    deep.save(tmp_path / "deep.heic")
-    assert "HEIF of more than 8 bits" in read(tmp_path / "deep.heic").notes[0]
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "RGBa", "L"])
+def test_heic_of_more_than_8_bits_is_read_and_written_so(tmp_path, srgb, bits, mode):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    ramp = np.linspace(0, 2**bits - 1, 64).round().astype(np.uint16)[:, None, None]
+    pixels = np.tile(ramp, (1, 48, len(mode)))
+    if mode[-1] in "Aa":
+        pixels[..., 3] = 2 ** (bits - 1)
+    if mode[-1] == "a":
+        pixels[..., :3] //= 2
+    file = pillow_heif.from_bytes(f"{mode};{bits}", (48, 64), pixels.tobytes())
+    file.save(tmp_path / "deep.heic", bit_depth=bits, quality=100, icc_profile=srgb)
+    picture = read(tmp_path / "deep.heic")
+    assert picture.pixels.dtype == np.uint16 and picture.mode == mode.upper() and not picture.notes
+    wide = ramp * (65535 / (2**bits - 1))
+    assert np.abs(picture.pixels[..., :3] - wide).max() < 257 and (picture.pixels % 257).any()
+    again, notes = through_file(picture, HEIF, tmp_path / "out", quality=100)
+    assert again.encoding == {"bits": bits} and again.icc == srgb
+    assert notes == (["HEIF holds transparency only approximately"] if "A" in picture.mode else [])
+    assert np.abs(again.pixels[..., :1] - wide).max() < 514
+    found, _ = through_file(picture, PNG, tmp_path / "png")
+    np.testing.assert_array_equal(found.pixels, picture.pixels)
+    narrow, _ = through_file(picture, HEIF, tmp_path / "out", depth="8")
+    assert narrow.pixels.dtype == np.uint8 and not narrow.encoding
+
+
+def test_16_bits_become_10_in_heic(tmp_path, srgb):
+    pytest.importorskip("pillow_heif")
+    smooth = np.tile(np.arange(64, dtype=np.uint16)[:, None, None] * 1000, (1, 48, 3))
+    picture = full_picture("RGB", "uint16", srgb, pixels=smooth)
+    found, notes = through_file(picture, HEIF, tmp_path, quality=95)
+    assert notes[0] == "HEIF is written with at most 10 bits: rounded"
+    assert found.encoding == {"bits": 10} and np.abs(found.pixels - smooth.astype(int)).max() < 600
+    assert (found.icc, found.xmp) == (srgb, picture.xmp)
+    assert exif_facts(found.exif) == exif_facts(picture.exif)
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_avif_of_more_than_8_bits_is_read_so(tmp_path, bits, channels):
+    ramp = np.linspace(0, 2**bits - 1, 64).round().astype(np.uint16)[:, None, None]
+    pixels = np.tile(ramp, (1, 48, channels))
+    data = imagecodecs.avif_encode(pixels.squeeze(), level=100, bitspersample=bits)
+    picture = read(data)
+    assert picture.mode == {1: "L", 3: "RGB", 4: "RGBA"}[channels] and not picture.notes
+    wide = np.rint(pixels * (65535 / (2**bits - 1)))
+    np.testing.assert_array_equal(picture.pixels, wide)
+    _, notes = through_file(picture, AVIF, tmp_path)
+    assert notes[0] == "AVIF is written with at most 8 bits: rounded"
 
 
 def test_without_its_extra_heic_says_what_it_needs(monkeypatch):
