@@ -76,8 +76,8 @@ def find(name: str | None = None, *, gpu: bool = False, task: str = "denoise") -
     """Find a model's file.
 
     Args:
-        name: "fast", "balanced", "best", "inpaint", "defects", a released model's name, a path to
-            an ONNX file, or None for the default.
+        name: "fast", "balanced" or any other kind that is released, for its newest version; a
+            released model's full name; a path to an ONNX file; or None for the default.
         gpu: Whether it will run on a GPU, where the default is the best model rather than the
             balanced one.
         task: "denoise", "inpaint" or "detect": what the default has to do.
@@ -155,22 +155,21 @@ def default(known: Sequence[Card], *, gpu: bool = False, task: str = "denoise") 
 
 
 def choose(name: str, known: Sequence[Card]) -> Card:
-    """Choose a released model by its name or size.
+    """Choose a released model by its name or kind.
 
     Raises:
         ModelError: There is none of that name.
     """
     card = next((card for card in known if card.name == name), None)
-    card = card or (_newest(name, known) if name in (*SIZES, INPAINT, DEFECTS) else None)
-    if card is None:
+    if (card := card or _newest(name, known)) is None:
         names = ", ".join(card.name for card in known) or "none"
         raise ModelError(f"no model {name!r}; released: {names}; or give a path to an .onnx file")
     return card
 
 
-def _newest(size: str, known: Sequence[Card]) -> Card | None:
-    """Find the latest of the models denoise-SIZE-vN, inpaint-vN or defects-vN."""
-    stem = f"denoise-{size}" if size in SIZES else size
-    matches = ((re.fullmatch(rf"{stem}-v(\d+)", card.name), card) for card in known)
+def _newest(kind: str, known: Sequence[Card]) -> Card | None:
+    """Find the latest of the models denoise-KIND-vN or KIND-vN."""
+    pattern = rf"(?:denoise-)?{re.escape(kind)}-v(\d+)"
+    matches = ((re.fullmatch(pattern, card.name), card) for card in known)
     versions = {int(match[1]): card for match, card in matches if match}
     return versions[max(versions)] if versions else None

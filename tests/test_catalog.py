@@ -27,11 +27,15 @@ def release(tmp_path, monkeypatch):
     return write
 
 
-def test_sizes_stand_for_their_newest_version(release):
+def test_kinds_stand_for_their_newest_version(release):
     paths = [release(f"denoise-fast-v{version}") for version in (2, 10, 9)]
     assert catalog.find("fast") == paths[1] and catalog.find("denoise-fast-v2") == paths[0]
     with pytest.raises(ModelError, match="no model 'best'; released: denoise-fast-v10, "):
         catalog.find("best")
+    mine = release("my.kind-v1")
+    assert catalog.find("my.kind") == mine
+    with pytest.raises(ModelError, match="no model 'my_kind'"):
+        catalog.find("my_kind")
 
 
 def test_the_default_is_balanced_on_a_cpu_and_best_on_a_gpu(release):
