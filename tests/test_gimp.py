@@ -138,6 +138,11 @@ def test_a_new_layer_shows_what_in_place_makes(work, results, name):
     assert np.count_nonzero(error) <= 0.05 * error.size
 
 
+def test_of_a_layer_beyond_the_picture_what_is_selected_is_filled(results):
+    for error, share in results["layers_beyond_the_picture"].values():
+        assert error == "" and 0.9 < share < 1.03
+
+
 def test_strength_zero_changes_nothing_in_any_precision(results):
     worst = results["strength_zero_changes_nothing"]
     assert len(worst) == 24 and all(isinstance(value, float) for value in worst.values()), worst
@@ -213,6 +218,8 @@ def test_what_cannot_be_done_is_said(results, what, words):
         ("dies", "the denoiser stopped: boom"),
         ("is old", "another version"),
         ("is gone", "denoiser gimp install"),
+        ("babbles", "denoiser said what is no answer: hello"),
+        ("damaged settings", "denoiser is not set up: run `denoiser gimp install`"),
         ("dies late", "the denoiser stopped: boom"),
         ("dies late, new layer", "the denoiser stopped: boom"),
     ],
@@ -240,6 +247,8 @@ PREVIEW = (slice(200, 390), slice(470, 650))
 """Where the dialog shows it."""
 HOLE_PREVIEW = (slice(287, 332), slice(463, 559))
 """Where the other dialog shows what is selected, and a margin."""
+SELECTED_PREVIEW = (slice(275, 320), slice(463, 559))
+"""The same in the dialog of denoising."""
 
 
 def test_the_canvas_shows_the_result_and_one_undo_takes_it_back(screens):
@@ -271,6 +280,13 @@ def test_dialogs_show_a_preview(work, screens):
     rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
     assert rows[0] > 4 and np.ptp(rows) < 40 and np.ptp(columns) < 90  # not the margin
     assert changed.sum() > 1500 and changed[rows[0] : rows[-1] + 1].any(0).sum() > 60
+    denoised = screens["screen-denoise-selected"][SELECTED_PREVIEW]
+    noisy = before[top : top + 45, left : left + 96]
+    soft, expected = (
+        cv2.blur(image.astype(float), (9, 9))[8:-8, 9:-9] for image in (denoised, noisy)
+    )
+    assert np.abs(soft - expected).mean() < 4  # 10 if rows were shifted
+    assert roughness(denoised[8:-8, 9:-9]) < roughness(noisy) / 3
     if folder := os.environ.get("DENOISER_SCREENSHOTS"):
         for name in ("denoise", "inpaint"):
             path = Path(folder) / f"{name}.png"

@@ -92,6 +92,26 @@ def holes():
 
 
 @case
+def layers_beyond_the_picture():
+    """Errors, and how much of the layer was changed, by what is selected."""
+    found = {}
+    for name, box in {"all": (0, 0, 200, 150), "a third": (120, 0, 80, 150)}.items():
+        image = load("rgb8.png")
+        (layer,) = image.get_layers()
+        image.resize(200, 150, -50, -50)
+        image.select_rectangle(Gimp.ChannelOps.REPLACE, *box)
+        before = pixels(layer)
+        error = call("inpaint-selection", image, [layer], grow=2)
+        after = pixels(layer)
+        changed = sum(before[i : i + 3] != after[i : i + 3] for i in range(0, len(after), 3))
+        if image.get_channels() or image.get_selected_layers() != [layer]:
+            error += "another item is chosen, or channels are left"
+        found[name] = error, changed / (box[2] * box[3])
+        image.delete()
+    return found
+
+
+@case
 def strength_zero_changes_nothing():
     """Of every precision and mode, the largest difference, in [0, 1] units."""
     worst = {}
@@ -234,6 +254,7 @@ def layers_with_a_mode_of_their_own():
     image = load("rgb8.png")
     (layer,) = image.get_layers()
     layer.set_opacity(50)
+    layer.set_lock_visibility(True)
     found["in place"] = call("denoise", image, [layer], model="fast")
     found["new layer"] = call("denoise", image, [layer], model="fast", output="new-layer")
     above, below = image.get_layers()
@@ -304,6 +325,7 @@ def a_dying_engine():
         "dies": "print('{\"protocol\": 1}', flush=True); input(); raise SystemExit('boom')",
         "is old": "print('{\"protocol\": 0}', flush=True); input()",
         "is gone": None,
+        "babbles": "print('hello', flush=True); input()",
         "dies late": HALF,
         "dies late, new layer": HALF,
     }.items():
@@ -317,6 +339,8 @@ def a_dying_engine():
         found[what] = call("denoise", image, [layer], output=output)
         if pixels(layer) != before or image.is_dirty() or len(image.get_layers()) > 1:
             found[what] += " and the picture has changed"
+    settings.write_text("[]")
+    found["damaged settings"] = call("denoise", image, [layer])
     settings.write_text(good)
     return found
 

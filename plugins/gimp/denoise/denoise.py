@@ -55,10 +55,11 @@ class Engine:
     def __init__(self):
         """Start it."""
         self._errors = []
+        command, __ = settings()
         environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
         try:
             self._process = subprocess.Popen(
-                settings()["command"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -109,7 +110,11 @@ class Engine:
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
             raise self._death()
-        return json.loads(line)
+        try:
+            return dict(json.loads(line))
+        except (ValueError, TypeError) as error:
+            words = line.decode(errors="replace").strip()
+            raise Problem(_("denoiser said what is no answer: {}").format(words)) from error
 
     def _keep_errors(self):
         for line in self._process.stderr:
@@ -157,10 +162,11 @@ class Picture:
 
 
 def settings():
-    """Read what `denoiser gimp install` wrote: the engine's command and the models."""
+    """Read what `denoiser gimp install` wrote: the engine's command and the models' names."""
     try:
-        return json.loads((HERE / "engine.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads((HERE / "engine.json").read_text(encoding="utf-8"))
+        return [[str(word) for word in found[key]] for key in ("command", "models")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise Problem(_("denoiser is not set up: run `denoiser gimp install`")) from error
 
 
@@ -249,7 +255,10 @@ def denoise(image, drawable, config, engine):
                 target.set_lock_content(False)
                 insert(target, above=drawable)
                 if not is_plain(drawable):  # else its effect would be seen twice
+                    locked = drawable.get_lock_visibility()
+                    drawable.set_lock_visibility(False)
                     drawable.set_visible(False)
+                    drawable.set_lock_visibility(locked)
             merge(target, area)
     except Exception:
         if not in_place and target.get_image() is None:
@@ -307,8 +316,13 @@ def replace(image, picture, area, pixels, changed):
         __, x, y = drawable.get_offsets()
         buffer = hole.get_buffer()
         buffer.clear(buffer.get_extent())
-        place = Gegl.Rectangle.new(area.x + x, area.y + y, area.width, area.height)
-        buffer.set(place, "Y u8", changed)
+        x, y = area.x + x, area.y + y
+        left, top = max(0, x), max(0, y)  # libgimp aborts over tiles that reach beyond the picture
+        right = min(image.get_width(), x + area.width)
+        bottom = min(image.get_height(), y + area.height)
+        rows = range((top - y) * area.width, (bottom - y) * area.width, area.width)
+        inside = b"".join(changed[row + left - x : row + right - x] for row in rows)
+        buffer.set(Gegl.Rectangle.new(left, top, right - left, bottom - top), "Y u8", inside)
         buffer.flush()
         image.select_item(Gimp.ChannelOps.REPLACE, hole)
         if Gimp.Selection.is_empty(image):  # which would stand for everything
@@ -318,7 +332,8 @@ def replace(image, picture, area, pixels, changed):
         image.select_item(Gimp.ChannelOps.REPLACE, before)
         for channel in (before, hole):
             image.remove_channel(channel)
-        image.set_selected_layers(layers)
+        if layers:
+            image.set_selected_layers(layers)
 
 
 @contextlib.contextmanager
@@ -403,7 +418,7 @@ def check(drawable, image, in_place=None):
             )
         item = item.get_parent()
     if hasattr(drawable, "is_rasterized") and not drawable.is_rasterized():
-        raise Problem(_("the layer is a link or a drawing: rasterize it first"))
+        raise Problem(_("the layer is a text, link or drawing: rasterize it first"))
 
 
 def merge(drawable, area):
@@ -435,16 +450,13 @@ class Preview:
     def _ask(self, widget):
         if not self._config.get_property("preview"):
             return
-        drawable, (x, y, width, height) = self._picture.drawable, self._place()
-        width, height = min(width, drawable.get_width() - x), min(height, drawable.get_height() - y)
         self._number += 1
         self._asked = self._place()
         if self._lost:
             self._say(self._number, self._lost)
             return
         try:
-            area = Gegl.Rectangle.new(x, y, width, height)
-            header, bands = self._request(self._config, self._picture, area)
+            header, bands = self._request(self._config, self._picture, self._area())
         except Problem as problem:
             self._say(self._number, str(problem))
             return
@@ -461,6 +473,12 @@ class Preview:
 
     def _place(self):
         return *self._widget.get_position(), *self._widget.get_size()
+
+    def _area(self):
+        """What of the layer is in sight."""
+        drawable, (x, y, width, height) = self._picture.drawable, self._place()
+        width, height = min(width, drawable.get_width() - x), min(height, drawable.get_height() - y)
+        return Gegl.Rectangle.new(x, y, width, height)
 
     def _listen(self):
         try:
@@ -491,7 +509,8 @@ class Preview:
         """Show the picture as it is, and why."""
         if number == self._number and not self._closed:
             self._label.set_text(words)
-            self._widget.draw()
+            area = self._area()  # `draw` would show 8 bits of colour only as they are
+            self._show(b"".join(self._picture.bands(area)), area.width * self._picture.bytes_per_px)
         return GLib.SOURCE_REMOVE
 
     def _draw(self, number, pixels, stride):
@@ -499,8 +518,27 @@ class Preview:
         # else another is on its way, or the dialog is gone
         if wanted and not self._closed and self._place() == self._asked:
             self._label.set_text("")
-            self._widget.draw_buffer(pixels, stride)
+            self._show(pixels, stride)
         return GLib.SOURCE_REMOVE
+
+    def _show(self, pixels, stride):
+        """Draw the preview's area.
+
+        Where something is selected, GIMP (3.0, gimpdrawablepreview.c) skips the rows above it by
+        the width of what it draws rather than by the stride: so they are equally wide here.
+        """
+        drawable, area = self._picture.drawable, self._area()
+        some, x, y, width, height = drawable.mask_intersect()
+        if some and not Gimp.Selection.is_empty(drawable.get_image()):
+            size = self._picture.bytes_per_px
+            first, above = max(0, x - area.x) * size, max(0, y - area.y)
+            last = min(area.width, x + width - area.x) * size
+            rows = range(above, min(area.height, y + height - area.y))
+            parts = [pixels[row * stride + first : row * stride + last] for row in rows]
+            if parts and first < last:
+                pixels, stride = bytes(first + above * (last - first)), last - first
+                pixels += b"".join(parts)
+        self._widget.draw_buffer(pixels, stride)
 
 
 def ask(procedure, config, drawable, names, request):
@@ -665,7 +703,8 @@ def model_names():
     """List the models that are installed, by name."""
     names = {"default": _("Default")}
     try:
-        return names | {name: name for name in settings()["models"]}
+        __, models = settings()
+        return names | {name: name for name in models}
     except Problem:
         return names
 
