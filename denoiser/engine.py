@@ -28,6 +28,9 @@ Precision = Literal["auto", "fp32", "fp16"]
 OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED")
 """What errors of onnxruntime, CUDA, cuDNN and cuBLAS say where memory is short."""
 CUDA_FIX = f"{IN_FOLDER} pip install '.[cuda]'"
+FOREIGN_STRIDES = (16, 32, 64)
+"""What height and width may have to be multiples of in a model that does not say it."""
+LARGEST_STRIDE = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +141,9 @@ class Model:
         if not np.isfinite(restored).all():
             hint = ": try --precision fp32" if self.precision == "fp16" else ""
             raise ModelError(f"{self.name} returned NaN{hint}")
+        if restored.shape != image.shape:
+            shapes = f"{image.shape} became {restored.shape}"
+            raise ModelError(f"{self.name} is not a restorer, or its stride is wrong: {shapes}")
         return restored
 
     def run_with_noise(
@@ -150,7 +156,7 @@ class Model:
             released ones h = H / 8, w = W / 8.
         """
         found = self._run(self._session, self._outputs, self._feeds(image, guide))
-        return found[0], found[1] if len(found) > 1 else None
+        return found[0], self._checked_noise(found[1]) if len(found) > 1 else None
 
     def estimate(self, image: np.ndarray) -> np.ndarray:
         """Estimate the noise of a batch without restoring it, which takes a tenth of the time.
@@ -163,12 +169,18 @@ class Model:
 
         Raises:
             OutOfMemoryError: The device's memory does not suffice.
-            ModelError: The model cannot run on this batch.
+            ModelError: The model cannot run on this batch, or returned no noise map.
         """
         feeds, output = self._feeds(image), self._outputs[1]
         if self._estimator is None:
             self._estimator = self._open(graph.part_of(self._onnx, list(feeds), output))
-        return self._run(self._estimator, [output], feeds)[0]
+        return self._checked_noise(self._run(self._estimator, [output], feeds)[0])
+
+    def _checked_noise(self, noise: np.ndarray) -> np.ndarray:
+        if noise.ndim != 4 or noise.shape[1] != 1 or not np.isfinite(noise).all():
+            raise ModelError(f"{self.name} returned no noise map (N, 1, h, w), or NaN in it")
+        noise = np.maximum(noise, 0)
+        return noise
 
     def _feeds(self, image: np.ndarray, guide: np.ndarray | None = None) -> dict[str, np.ndarray]:
         feeds = {self._inputs["image"]: image}
@@ -189,16 +201,19 @@ class Model:
             text = str(error)
             if any(sign in text for sign in OUT_OF_MEMORY):
                 raise OutOfMemoryError(f"out of memory on {self.provider}") from error
-            raise ModelError(f"{self.name} failed: {text.splitlines()[0]}") from error
+            raise ModelError(f"{self.name} failed: {_short(text)}") from error
         return found
 
     def _read(self, source: Path | bytes) -> bytes:
-        if isinstance(source, bytes):
-            return source
         try:
-            return source.read_bytes()
+            onnx = source if isinstance(source, bytes) else source.read_bytes()
         except OSError as error:
-            raise ModelError(f"cannot read model {source}: {error.strerror}") from error
+            raise ModelError(f"cannot read model {self.name}: {error.strerror}") from error
+        try:
+            return graph.with_its_weights(onnx, source.parent if isinstance(source, Path) else None)
+        except Exception as error:  # protobuf and onnx raise many kinds
+            reason = f"{self.name} cannot be read with its weights: {_short(str(error))}"
+            raise ModelError(reason) from error
 
     def _open(self, onnx: bytes) -> "onnxruntime.InferenceSession":
         runtime = load_runtime()
@@ -212,7 +227,7 @@ class Model:
                 onnx = _to_half(onnx)
             return runtime.InferenceSession(onnx, options, providers=self._providers)
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = _short(str(error))
             raise ModelError(f"{self.name} is not a usable ONNX model: {reason}") from error
 
     def _try_gpu(self, onnx: bytes, index: int, precision: Precision) -> None:
@@ -239,6 +254,9 @@ class Model:
         found = self._session.get_modelmeta().custom_metadata_map
         inputs = {node.name: node for node in self._session.get_inputs()}
         outputs = [node.name for node in self._session.get_outputs()]
+        for node in self._session.get_outputs():
+            if node.type not in ("tensor(float)", "tensor(float16)", "tensor(double)"):
+                raise ModelError(f"{self.name} is not a restorer: it gives {node.type}")
         if "task" in found:
             allowed = ({"image"}, {"image", "sigma"}, {"image", "hole"})
             result = "cover" if found["task"] == "detect" else "restored"
@@ -252,7 +270,7 @@ class Model:
         if len(inputs) != 1 or len(images) != 1 or images[0].type != "tensor(float)":
             raise ModelError(
                 f"{self.name} is not a restorer: it needs one float32 input of (N, 3, H, W),"
-                f" it has {', '.join(inputs)}"
+                f" it has {', '.join(f'{node.name} {node.shape}' for node in inputs.values())}"
             )
         count, _, *sides = images[0].shape
         if any(isinstance(side, int) for side in sides):
@@ -262,19 +280,25 @@ class Model:
             )
         self._inputs, self._outputs = {"image": images[0].name}, outputs[:1]
         stacks = not isinstance(count, int)
-        return Contract(inputs=("image",), stride=16, stacks=stacks, name=Path(self.name).stem)
+        return Contract(inputs=("image",), stride=0, stacks=stacks, name=Path(self.name).stem)
 
     def _start(self, onnx: bytes, providers: list[Any], precision: str) -> None:
         """Open a session and run one small tile: only this shows that it works."""
         self._onnx, self._providers, self.precision = onnx, providers, precision
         self._estimator = self._restorer = None  # those of a GPU that did not work
         self._session = self._open(onnx)
-        self.contract = self._contract()
-        side = -(-32 // self.contract.stride) * self.contract.stride
-        image = np.linspace(0.2, 0.8, 3 * side**2, dtype=np.float32).reshape(1, 3, side, side)
-        shape = self.run(image, image[:, :1]).shape
-        if shape != image.shape:
-            raise ModelError(f"{self.name} is not a restorer: {image.shape} became {shape}")
+        contract = self._contract()
+        strides = (contract.stride,) if contract.stride else FOREIGN_STRIDES
+        for stride in strides:
+            self.contract = dataclasses.replace(contract, stride=stride)
+            side = stride * (-(-32 // stride) if contract.stride else 3)  # of no larger stride
+            image = np.linspace(0.2, 0.8, 3 * side**2, dtype=np.float32).reshape(1, 3, side, side)
+            try:
+                self.run(image, image[:, :1])
+                break
+            except ModelError:
+                if stride == strides[-1]:
+                    raise
 
 
 def _parse_contract(
@@ -284,13 +308,14 @@ def _parse_contract(
         low, high = (float(value) for value in found["sigma_range"].split())
         halo = int(found["halo"])
         noise_halo = int(found.get("noise_halo", halo))
-        if not (int(found["stride"]) >= 1 and min(halo, noise_halo) >= 0 and 0 <= low <= high):
+        stride = int(found["stride"])
+        if not (1 <= stride <= LARGEST_STRIDE and min(halo, noise_halo) >= 0 and 0 <= low <= high):
             raise ValueError("stride, halo or sigma_range out of range")
         return Contract(
             inputs=inputs,
             task=found["task"],
             estimates=estimates,
-            stride=int(found["stride"]),
+            stride=stride,
             halo=halo,
             noise_halo=noise_halo,
             sigma_range=(low, high),
@@ -298,6 +323,11 @@ def _parse_contract(
         )
     except (KeyError, ValueError) as error:
         raise ModelError(f"{name} has unusable metadata: {error}") from error
+
+
+def _short(text: str) -> str:
+    """One line of what onnxruntime says, whose first may break off in the middle."""
+    return " ".join(text.split())[:300]
 
 
 def _device_index(device: str) -> int | None:

@@ -1,5 +1,6 @@
 """Models as graphs: parts of them that run alone; onnxruntime would compute the rest, too."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denoiser.errors import ModelError
@@ -17,6 +18,25 @@ def parse(data: bytes) -> "onnx.ModelProto":
     from onnx import load_from_string
 
     return load_from_string(data)
+
+
+def with_its_weights(data: bytes, folder: Path | None) -> bytes:
+    """Take in what an ONNX file keeps in other files beside it, as torch's exporter may leave it.
+
+    Raises:
+        Exception: They cannot be read, or no folder is known.
+    """
+    if b"location" not in data:  # the key by which a tensor names its file
+        return data
+    from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+    model = parse(data)
+    if not any(uses_external_data(tensor) for tensor in model.graph.initializer):
+        return data
+    if folder is None:
+        raise ValueError("its weights lie in another file")
+    load_external_data_for_model(model, str(folder))
+    return bytes(model.SerializeToString())
 
 
 def part_of(data: bytes, inputs: list[str], output: str) -> bytes:

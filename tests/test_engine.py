@@ -2,9 +2,10 @@ import os
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from conftest import brightness_as_noise_onnx, minus_sigma_onnx, tiny_onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import denoiser
 from denoiser import catalog, engine, graph, load_model
@@ -72,6 +73,64 @@ def test_a_foreign_model_of_one_size_is_refused_one_of_single_images_is_not():
     assert not Model(tiny_onnx(shape=(1, "H", "W"), **foreign), device="cpu").contract.stacks
 
 
+def test_a_foreign_stride_is_found_out_and_other_sizes_are_refused():
+    """A model that halves the picture five times, and one that cuts it to multiples of 32."""
+    foreign = {"inputs": ("x",), "outputs": ("y",), "metadata": False}
+    halves = [
+        helper.make_node("AveragePool", ["x"], ["low"], kernel_shape=[32, 32], strides=[32, 32]),
+        helper.make_node("Resize", ["low", "", "scales"], ["up"], mode="nearest"),
+        helper.make_node("Add", ["x", "up"], ["y"]),
+    ]
+    scales = numpy_helper.from_array(np.array([1, 1, 32, 32], np.float32), "scales")
+    model = Model(tiny_onnx(halves, initializers=[scales], **foreign), device="cpu")
+    assert model.contract.stride == 32
+    cut = [
+        helper.make_node(
+            "AveragePool", ["image"], ["low"], kernel_shape=[32, 32], strides=[32, 32]
+        ),
+        helper.make_node("Resize", ["low", "", "scales"], ["restored"], mode="nearest"),
+    ]
+    wrong = Model(tiny_onnx(cut, inputs=("image",), initializers=[scales]), device="cpu")
+    with pytest.raises(ModelError, match="its stride is wrong"):
+        wrong.run(np.zeros((1, 3, 48, 48), np.float32))
+
+
+def test_weights_in_another_file_are_read_from_beside_the_model(tmp_path, monkeypatch):
+    nodes = [helper.make_node("Mul", ["image", "half"], ["restored"])]
+    half = numpy_helper.from_array(np.full(1000, 0.5, np.float32)[:1], "half")
+    model = onnx.load_from_string(tiny_onnx(nodes, inputs=("image",), initializers=[half]))
+    path = tmp_path / "mine.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="mine.data", size_threshold=0)
+    monkeypatch.chdir(tmp_path.parent)
+    image = np.ones((1, 3, 32, 32), np.float32)
+    found = Model(path, device="cpu")
+    np.testing.assert_array_equal(found.run(image), 0.5 * image)
+    with pytest.raises(ModelError, match="its weights lie in another file"):
+        Model(path.read_bytes(), device="cpu")
+    (tmp_path / "mine.data").write_bytes(np.float32(0.25).tobytes())
+    assert Model(path, device="cpu").sha256 != found.sha256
+    (tmp_path / "mine.data").unlink()
+    with pytest.raises(ModelError, match="cannot be read with its weights"):
+        Model(path, device="cpu")
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0])
+def test_a_noise_map_is_finite_and_not_negative(value):
+    nodes = [
+        helper.make_node("Identity", ["image"], ["restored"]),
+        helper.make_node("Mul", ["sigma", "factor"], ["noise"]),
+    ]
+    factor = numpy_helper.from_array(np.float32([value]), "factor")
+    outputs = {"outputs": ("restored", "noise"), "initializers": [factor]}
+    model = Model(tiny_onnx(nodes, **outputs), device="cpu")
+    image = np.ones((1, 3, 32, 32), np.float32)
+    if np.isnan(value):
+        with pytest.raises(ModelError, match="returned no noise map"):
+            model.run_with_noise(image, image[:, :1])
+    else:
+        np.testing.assert_array_equal(model.run_with_noise(image, image[:, :1])[1], 0)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -80,11 +139,22 @@ def test_a_foreign_model_of_one_size_is_refused_one_of_single_images_is_not():
         tiny_onnx(inputs=("image", "depth")),
         tiny_onnx(inputs=("a", "b"), outputs=("y",), metadata=False),
         tiny_onnx(stride=0),
+        tiny_onnx(stride=1024),
         tiny_onnx(halo=-1),
         tiny_onnx(noise_halo=-1),
         tiny_onnx([helper.make_node("Concat", ["image", "image"], ["restored"], axis=3)]),
     ],
-    ids=["empty", "text", "unknown input", "two inputs", "stride", "halo", "noise halo", "size"],
+    ids=[
+        "empty",
+        "text",
+        "unknown input",
+        "two inputs",
+        "stride",
+        "large stride",
+        "halo",
+        "noise halo",
+        "size",
+    ],
 )
 def test_what_is_no_restorer_is_refused(data):
     with pytest.raises(ModelError) as error:
