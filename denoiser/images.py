@@ -15,10 +15,12 @@ from denoiser.picture import (
     FORMATS,
     HEIF,
     HEIF_MISSING,
+    LARGEST_FLOAT,
     Format,
     Picture,
     adapt,
     as_rgb8,
+    has_outliers,
     white_of,
 )
 
@@ -140,6 +142,11 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
             raise InputError(f"{name} holds NaN or infinite values")
         colours = picture.pixels[..., :-1] if picture.mode.endswith("A") else picture.pixels
         picture.white = white_of(colours)
+        if has_outliers(colours, picture.white):
+            picture.notes.append(
+                f"what is beyond {LARGEST_FLOAT:g} times white, which is {picture.white:g}, is no"
+                " light and stays as it is"
+            )
         picture.exceeds = bool(colours.min(initial=0) < 0 or colours.max(initial=0) > picture.white)
     return picture
 

@@ -34,7 +34,10 @@ SRGB = {
 LARGEST_MP = 300
 """Larger pictures are taken for decompression bombs."""
 LARGEST_FLOAT = 4.0
-"""Floating point beyond this has its white elsewhere than at 1.0."""
+"""Floating point beyond this has its white elsewhere than at 1.0, unless only few values are:
+those, beyond so many times white, are hot pixels or no data, or glare."""
+FEW = 0.001
+"""Share of the values that are few."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +222,7 @@ def _adapt_pixels(
         white = f" and clipped, white is {picture.white:g}" if pixels.dtype.kind == "f" else ""
         rounded = "" if pixels.dtype == np.uint8 else f": rounded{white}"
         notes.append(f"{format.name} is written with at most {bits} bits{rounded}")
-    elif wanted.startswith("uint") and picture.exceeds:
+    elif wanted.startswith("uint") and (picture.exceeds or picture.white != 1):
         notes.append(f"clipped to {wanted[4:]} bits, white is {picture.white:g}")
     if mode == "CMYK" and not format.cmyk:
         notes.append(f"{format.name} cannot hold CMYK: converted to 8-bit sRGB")
@@ -290,12 +293,28 @@ def _to_depth(pixels: np.ndarray, dtype: str, white: np.ndarray | float) -> np.n
 def white_of(pixels: np.ndarray) -> float:
     """Value that stands for white, 1.0 in [0, 1] units.
 
-    That is the largest integer, or 1.0 in floating point; beyond `LARGEST_FLOAT` its maximum.
+    That is the largest integer, or 1.0 in floating point. If more than `FEW` of its values are
+    beyond `LARGEST_FLOAT`, it is the largest value, or the largest but for those few if that is
+    `LARGEST_FLOAT` times as much.
     """
     if pixels.dtype.kind == "u":
         return float(np.iinfo(pixels.dtype).max)
     largest = float(pixels.max(initial=0))
-    return largest if largest > LARGEST_FLOAT else 1.0
+    if largest <= LARGEST_FLOAT:
+        return 1.0
+    some = pixels.reshape(-1, pixels.shape[-1])[:: max(1, pixels.size // 3_000_000)]
+    usual = float(np.quantile(some, 1 - FEW, method="lower"))
+    if usual <= LARGEST_FLOAT:
+        return 1.0
+    return usual if largest >= LARGEST_FLOAT * usual else largest
+
+
+def has_outliers(pixels: np.ndarray, white: float) -> bool:
+    """Whether floating point goes far beyond black or white: that is no light to be restored."""
+    if pixels.dtype.kind == "u":
+        return False
+    extremes = float(pixels.max(initial=0)), -float(pixels.min(initial=0))
+    return max(extremes) > LARGEST_FLOAT * white
 
 
 def check_size(width: int, height: int) -> None:
