@@ -11,7 +11,7 @@ from denoiser import grain, tiles
 from denoiser.arrays import Progress, check_image, is_share
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, ModelError, OutOfMemoryError, ShapeError
-from denoiser.picture import white_of
+from denoiser.picture import LARGEST_FLOAT, white_of
 
 CELL_PX = 32
 """Holes nearer than one to two cells are filled together."""
@@ -42,11 +42,12 @@ def inpaint(
 
     Args:
         image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1
-            (beyond `picture.LARGEST_FLOAT`: at its maximum).
+            (or where `picture.white_of` finds it).
         hole: (H, W) bool, True where pixels are replaced; or float, how much of the filling each
             pixel gets, 0-1. Whatever is above 0 counts as unknown.
         model: A loaded model whose contract lists `hole`.
-        feather_px: Width of the edge, inside the hole, over which filling and image are blended.
+        feather_px: Width of the edge, inside the hole, over which filling and image are blended;
+            at most two thirds of the way to a hole's middle, or what it hides would stay.
         grain_share: How much of the noise around the hole is put into the filling, 0-1.
         hidden: (H, W) bool, True where colours mean nothing, as under full transparency: they are
             kept and, if anything else is known, not looked at.
@@ -103,6 +104,7 @@ def inpaint(
         waiting = 0
         share = _share(hole[window], group.own, feather_px)
         light = source[window].astype(np.float32) / np.float32(white)
+        np.clip(light, -LARGEST_FLOAT, LARGEST_FLOAT, out=light)  # no light is beyond
         filled = _fill_group(light, unknown[window], model)
         if grain_share:
             filled = grain.match(filled, light, unknown[window], grain_share, index)
@@ -174,8 +176,13 @@ def _share(hole: np.ndarray, own: np.ndarray, feather_px: float) -> np.ndarray:
     """How much of the filling each pixel gets, (h, w) float32; 0 outside."""
     share = np.where(own, hole, 0).astype(np.float32)
     if feather_px:
-        depth = cv2.distanceTransform((hole > 0).astype(np.uint8), cv2.DIST_L2, 5)
-        share *= np.clip(depth / np.float32(feather_px + 1), 0, 1)
+        unknown = (hole > 0).astype(np.uint8)
+        depth = cv2.distanceTransform(unknown, cv2.DIST_L2, 5)
+        count, labels = cv2.connectedComponents(unknown)
+        deepest = np.zeros(count, np.float32)
+        np.maximum.at(deepest, labels, depth)
+        width = np.minimum(np.float32(feather_px + 1), np.maximum(deepest * 2 / 3, 1))
+        share *= np.clip(depth / width[labels], 0, 1)
     return share
 
 
@@ -218,7 +225,9 @@ def _fill(image: np.ndarray, unknown: np.ndarray, model: Model) -> np.ndarray:
             inside, value = fine[: image.shape[0], : image.shape[1]], GUESS
     image = np.where(unknown[..., None], inside, image)
     hole = unknown.astype(np.float32) * np.float32(value)
-    tile_px = max(TILE_PX, 6 * model.contract.halo)
+    halo = min(model.contract.halo, TILE_PX // 6)
+    least_px = tiles.smallest_tile_px(halo, OVERLAP_PX, model.contract.stride)
+    tile_px = max(TILE_PX, 6 * model.contract.halo, least_px)
     while True:
         try:
             return _run_tiles(image, hole, model, tile_px)

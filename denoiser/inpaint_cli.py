@@ -87,7 +87,7 @@ def check_mask(name: str, source: Path, out: Path | None) -> Path:
     type=click.Choice(["file", "alpha"]),
     default="file",
     show_default=True,
-    help="alpha: fill what is transparent in IN; there is no MASK.",
+    help="alpha: fill what is less than half opaque in IN, and make it opaque; there is no MASK.",
 )
 @click.option(
     "--detect",

@@ -284,6 +284,11 @@ class Inpainting(Job):
         hole = self.fill(picture, mask, model, progress)
         if not self.mask and not self.detect:
             masks.make_opaque(picture, hole)
+        elif unseen := masks.unseen(picture, hole):
+            picture.notes.append(
+                f"{unseen:.0%} of what was filled is fully transparent and stays so: --mask alpha"
+                " would make it opaque"
+            )
         if self.mask_out:
             path = self._mask_out_of(name)
             mask_files.write(hole, path, overwrite=self._may_replace(path))

@@ -78,6 +78,10 @@ def test_feather_and_soft_masks_blend_inside_only(quarter):
     assert (filled[hole == 0] == 255).all() and filled[45, 50] == 64
     edge = filled[30:40, 50].astype(int)
     assert edge[0] > 220 and (np.diff(edge) < 0).all()
+    thin = hole.copy()
+    thin[34:] = 0
+    filled = inpaint(image, thin, quarter, feather_px=50, grain_share=0)
+    assert (filled[31:33, 50] == 64).all()  # or what is hidden there would stay
     soft = inpaint(image, hole * 0.5, quarter, grain_share=0)
     assert (soft[hole == 0] == 255).all() and (soft[hole > 0] == 159).all()
 

@@ -67,6 +67,15 @@ def test_what_is_transparent_is_filled_and_seen(run_inpaint, tmp_path):
     assert (found == 255).all()
 
 
+def test_what_was_filled_and_is_not_seen_is_told(run_inpaint, mask, tmp_path):
+    pixels = np.full((48, 64, 4), 255, np.uint8)
+    pixels[20:25, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    result = run_inpaint(tmp_path / "in.png", mask, tmp_path / "out.png")
+    assert result.code == 0
+    assert "50% of what was filled is fully transparent and stays so" in result.err
+
+
 def test_options_shape_the_mask(run_inpaint, mask, tmp_path):
     Image.new("RGB", (64, 48), "white").save(tmp_path / "in.png")
 

@@ -292,6 +292,9 @@ def inpaint(image, drawable, config, engine):
     with one_undo_step(image):
         if in_place:
             replace(image, picture, area, pixels, changed)
+            if is_unseen(picture, pixels, changed):
+                words = _("some of what was filled is transparent and stays so: fill a new layer")
+                report.setdefault("warnings", []).append(words)
         else:
             put_on_new_layer(image, picture, area, pixels, changed)
     return report
@@ -301,6 +304,15 @@ def is_plain(layer):
     """Whether a layer shows its pixels as they are."""
     own = layer.get_mode() != Gimp.LayerMode.NORMAL or layer.get_opacity() < 100
     return not (own or layer.get_mask() or layer.get_filters())
+
+
+def is_unseen(picture, pixels, changed):
+    """Whether something was filled that is fully transparent."""
+    count = len(picture.mode)
+    alpha = memoryview(pixels).cast(picture.code)[count - 1 :: count].tolist()
+    return picture.mode.endswith("A") and any(
+        filled and not seen for filled, seen in zip(changed, alpha, strict=True)
+    )
 
 
 def replace(image, picture, area, pixels, changed):
