@@ -8,18 +8,20 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from denoiser import watch
 from denoiser.batch import Batch, Result
 from denoiser.console import FolderView, Show, say
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
-from denoiser.files import check_file, check_writable, lie_within_each_other, taken, write_text
+from denoiser.files import check_file, check_writable, lie_within_each_other, write_text
 from denoiser.images import missing_extras
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
 from denoiser.plan import Item, Options, Plan, check_apart, make_plan, part_clashes
 from denoiser.sheet import Sheet
+from denoiser.signals import log_of_signals
 
 MOST_KINDS = 8
 """So many kinds of files that are not read are named."""
@@ -92,8 +94,9 @@ def process(
         _refuse_clashes(plan)
     job.check(item.name for item in plan.items)
     if rules is None and not plan.items and not plan.unreadable:
-        inside = f"; --recursive looks into its {plan.folders} folders" if plan.folders else ""
-        raise InputError(f"no pictures in {places.source}{inside}")
+        hints = [f"--recursive looks into its {plan.folders} folders"] if plan.folders else []
+        hints += missing_extras(Path(name).suffix for name in plan.others)
+        raise InputError("; ".join([f"no pictures in {places.source}", *hints]))
     total = len(plan.items) + len(plan.unreadable)
     model = load()
     job.fit(model)
@@ -177,7 +180,7 @@ def check_sheet(path: Path, places: Places, *, overwrite: bool) -> None:
     if path.resolve().is_relative_to(places.source.resolve()):
         raise ArgumentError(f"--report {path} lies in IN: choose another place")
     if path.exists() and not overwrite:
-        raise taken(path)
+        raise OutputError(f"{path} exists: give another name, or delete it")
     if path.parent.resolve() != out.resolve():
         check_file(path)
 
@@ -213,14 +216,19 @@ def watch_folder(
 ) -> None:
     """Watch until SIGTERM or Ctrl-C, which let the present picture be finished; SIGHUP: look.
 
-    A second Ctrl-C does not wait for it.
+    A second Ctrl-C waits for the present tile only.
     """
     watcher = watch.Watcher(batch, places.source, find, rules, view.tell)
     heeds_interrupt = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as a shell's & has it
 
-    def end(*_: object) -> None:
+    new_signals = log_of_signals()
+
+    def end(number: int, frame: FrameType | None) -> None:
         if heeds_interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            ending = [came for came in new_signals() if came in (signal.SIGINT, signal.SIGTERM)]
+            if signal.SIGINT in ending[1:]:  # which came during one tile
+                signal.default_int_handler(number, frame)
         batch.stop.set()
         watcher.look_soon()
 

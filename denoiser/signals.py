@@ -1,13 +1,36 @@
 """Signals that a moment must not be cut by."""
 
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _ENDING = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP"):  # not on Windows
     _ENDING.append(signal.SIGHUP)
+
+
+def log_of_signals() -> Callable[[], list[int]]:
+    """Keep every signal that comes from now on; a handler is called once for several.
+
+    Python calls handlers between the steps of the main thread, so what comes twice while that
+    computes in C is seen once.
+
+    Returns:
+        Gives the numbers of those that came since the last call.
+    """
+    reading, writing = os.pipe()
+    for end in (reading, writing):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def take() -> list[int]:
+        with contextlib.suppress(BlockingIOError):
+            return list(os.read(reading, 4096))
+        return []
+
+    return take
 
 
 @contextlib.contextmanager

@@ -154,6 +154,8 @@ class Watcher:
         Returns:
             The pictures to be restored now, and the seconds until there may be others.
         """
+        if not self.journal.folder.is_dir():
+            raise OutputError(f"{self.journal.folder} is gone: OUT was moved or deleted")
         plan, now = self.find(), time.monotonic()
         problems = [f"cannot look into {name}: {why}" for name, why in plan.unreadable]
         problems += [why for _, why in plan.clashes]

@@ -339,6 +339,11 @@ def test_what_an_extra_would_read_is_told(denoise_folder, folder, monkeypatch):
         (folder / name).touch()
     (line,) = [line for line in denoise_folder().err.splitlines() if ".heic, .nef" in line]
     assert "pip install '.[heif]'" in line and "pip install '.[raw]'" in line
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / "b.heic").touch()
+    result = denoise_folder("--overwrite")
+    assert result.code == 2 and "no pictures in" in result.err and ".[heif]'" in result.err
 
 
 def test_impossible_plans_end_before_anything_starts(
@@ -641,7 +646,8 @@ def test_the_contact_sheet_shows_before_and_after(denoise_folder, tmp_path):
     denoise_folder("--report", page)
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 4 and "sub/b.png" in text
-    assert denoise_folder("--report", page).code == 5  # exists
+    result = denoise_folder("--report", page)
+    assert result.code == 5 and "exists: give another name, or delete it" in result.err
     result = denoise_folder("--report", tmp_path / "none" / "sheet.html")
     assert result.code == 5 and "there is no folder" in result.err
 
