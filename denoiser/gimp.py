@@ -48,6 +48,8 @@ class Profile:
     @property
     def state(self) -> str:
         """What is there, in words."""
+        if self.plug_in.exists() and self.plug_in.samefile(source()):
+            return f"a link to {source()}: delete it, then run `denoiser gimp install`"
         if not self.script.is_file() and not (self.plug_in / SETTINGS).is_file():
             return "not installed"
         try:
@@ -142,7 +144,11 @@ def uninstall(profile: Profile) -> bool:
         if profile.plug_in.is_symlink():
             profile.plug_in.unlink()
         else:
-            shutil.rmtree(profile.plug_in)
+            for path in traces:
+                path.unlink(missing_ok=True)
+            shutil.rmtree(profile.plug_in / "__pycache__", ignore_errors=True)
+            if not any(profile.plug_in.iterdir()):  # nothing that somebody else put there
+                profile.plug_in.rmdir()
     except OSError as error:
         raise OutputError(f"cannot remove {profile.plug_in}: {error.strerror}") from error
     return True

@@ -118,6 +118,21 @@ def test_of_a_plug_in_behind_a_link_the_link_is_removed(home):
     assert not profile.plug_in.is_symlink() and (home / "elsewhere" / "denoise.py").exists()
 
 
+def test_what_others_put_beside_the_plug_in_stays(home):
+    profile = gimp.profiles()[0]
+    gimp.install(profile)
+    (profile.plug_in / "notes.txt").write_text("mine")
+    assert gimp.uninstall(profile)
+    assert [path.name for path in profile.plug_in.iterdir()] == ["notes.txt"]
+
+
+def test_a_link_to_where_the_plug_in_comes_from_is_told(home):
+    profile = gimp.profiles()[0]
+    profile.plug_in.parent.mkdir()
+    profile.plug_in.symlink_to(gimp.source())
+    assert "a link to" in profile.state and "delete it" in profile.state
+
+
 def test_what_hinders_is_said_once(home):
     profile = gimp.profiles()[0]
     profile.plug_in.parent.mkdir()
