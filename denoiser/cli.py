@@ -47,7 +47,7 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     metavar="auto|N",
     default="auto",
     show_default=True,
-    help="Noise standard deviation on the 0-255 scale.",
+    help="Noise standard deviation on the 0-255 scale; the released models know 0-60.",
 )
 @click.option(
     "--strength",

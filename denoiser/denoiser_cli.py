@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from denoiser import __version__
 from denoiser.console import no_gpu, put
-from denoiser.errors import DeviceError, InputError, OutputError, explain
+from denoiser.errors import DeviceError, InputError, ModelError, OutputError, explain
 from denoiser.options import Number, device_options, with_options
 
 if TYPE_CHECKING:
@@ -24,17 +25,23 @@ def denoiser() -> None:
 @denoiser.command()
 @click.argument("names", nargs=-1)
 def models(names: tuple[str, ...]) -> None:
-    """List the released models; with NAMES, or "all", show cards: data, licence, scores."""
+    """List the released models; show the cards of NAMES, of files, or "all": data, scores."""
     from denoiser import catalog
 
     known = catalog.cards()
+
+    def card_of(name: str) -> catalog.Card:
+        if name.lower().endswith(".onnx"):
+            return catalog.read_card(Path(name).with_suffix(".toml"))
+        return catalog.choose(name, known)
+
     defaults = {
         catalog.default(known, gpu=True).name: " (default on a GPU)",
         catalog.default(known).name: " (default)",
         catalog.default(known, task="inpaint").name: " (default of inpaint)",
         catalog.default(known, task="detect").name: " (default of inpaint --detect)",
     }
-    wanted = known if "all" in names else [catalog.choose(name, known) for name in names]
+    wanted = known if "all" in names else [card_of(name) for name in names]
     for card in wanted or known:
         put(f"{card.name}{defaults.get(card.name, '')}: {card.summary}")
         for key, value in card.details.items() if wanted else ():
@@ -60,18 +67,29 @@ def doctor(
     threads: int,
     model: str | None,
 ) -> None:
-    """Run one inference on each device, say which really ran and what is missing, in GIMP too."""
+    """Run one inference on each device; say which really ran, and what is missing or damaged."""
     import platform
 
     import numpy as np
 
-    from denoiser import catalog, engine
+    from denoiser import catalog, engine, raw
     from denoiser import gimp as plug_in
+    from denoiser.images import missing_extras
+    from denoiser.picture import HEIF
 
     put(f"denoiser {__version__}, Python {platform.python_version()}, {platform.platform()}")
     put(f"onnxruntime {engine.runtime_version()}")
     if problem := engine.distribution_problem():
         put(f"problem: {problem}")
+    put(
+        "; ".join(missing_extras((*HEIF.suffixes, *raw.SUFFIXES)))
+        or "HEIC and raw files: can be read"
+    )
+    for card in catalog.cards():
+        try:
+            catalog.find(card.name)
+        except ModelError as error:
+            put(f"problem: {error}")
     try:
         for profile in plug_in.profiles():
             put(f"GIMP plug-in: {profile.plug_in}: {profile.state}")

@@ -50,11 +50,12 @@ def format_of(path: Path | str) -> Format:
 
     Raises:
         ArgumentError: No supported format has that suffix.
+        ModelError: It needs an extra that is not installed.
     """
     try:
         return format_by_suffix(Path(path).suffix)
-    except ArgumentError as error:
-        raise ArgumentError(f"cannot write {path}: {error}") from None
+    except (ArgumentError, ModelError) as error:
+        raise type(error)(f"cannot write {path}: {error}") from None
 
 
 def format_by_suffix(suffix: str) -> Format:
@@ -62,13 +63,14 @@ def format_by_suffix(suffix: str) -> Format:
 
     Raises:
         ArgumentError: No supported format has it.
+        ModelError: It needs an extra that is not installed.
     """
     suffix = suffix.lower()
     for format in FORMATS:
         if suffix in format.suffixes:
             return format
     if suffix in HEIF.suffixes:
-        raise ArgumentError(HEIF_MISSING)
+        raise ModelError(HEIF_MISSING)
     if suffix in raw.SUFFIXES:
         raise ArgumentError("nobody but cameras writes raw files: use .tif")
     known = ", ".join(format.suffixes[0] for format in FORMATS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from denoiser import images
 from denoiser.console import Show, Stopwatch, progress_bar
-from denoiser.errors import ArgumentError, InputError, OutputError
+from denoiser.errors import ArgumentError, InputError, ModelError, OutputError
 from denoiser.files import check_file, taken
 from denoiser.job import Job
 from denoiser.picture import Format
@@ -92,13 +92,14 @@ def forced_format(name: str | None) -> Format | None:
 
     Raises:
         ArgumentError: It is unknown.
+        ModelError: It needs an extra that is not installed.
     """
     if name is None:
         return None
     try:
         return images.format_by_suffix(f".{name.removeprefix('.')}")
-    except ArgumentError as error:
-        raise ArgumentError(f"--format {name}: {error}") from None
+    except (ArgumentError, ModelError) as error:
+        raise type(error)(f"--format {name}: {error}") from None
 
 
 def resolve_target(source: str, target: str, suffix: str, format: Format | None) -> Path | None:

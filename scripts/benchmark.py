@@ -310,7 +310,13 @@ def draw(
 
 @click.command(context_settings={"show_default": True})
 @click.option("--images", type=click.Path(path_type=Path), help="Clean pictures; noise is added.")
-@click.option("--pairs", "paired", type=click.Path(path_type=Path), multiple=True)
+@click.option(
+    "--pairs",
+    "paired",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Folder with noisy/ and clean/, files of one name. May be given several times.",
+)
 @click.option("--model", "names", multiple=True, help="Default: every released one.")
 @click.option("--peer", "chosen", multiple=True, type=click.Choice(peers.NAMES))
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of FFDNet's weights.")

@@ -45,13 +45,14 @@ RECIPES = Path(__file__).parent / "recipes"
     "--images",
     type=NamedPath(),
     multiple=True,
-    help="Folder of clean pictures, walked, tar files included. May be given several times.",
+    help="Folder of clean pictures, walked, tar files included, or a tar file. May be given several"
+    " times.",
 )
 @click.option(
     "--noisy",
     type=NamedPath(),
     multiple=True,
-    help="Folder of noisy pictures to learn from alone, instead of --images.",
+    help="Folder of noisy pictures to learn from alone, instead of --images; likewise.",
 )
 @click.option(
     "--validation",

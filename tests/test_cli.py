@@ -3,6 +3,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from conftest import SAMPLE, tiny_onnx
 from PIL import Image
 from test_images import damaged_files, full_picture
 
-from denoiser import images
+from denoiser import catalog, images
 from denoiser.picture import adapt
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
@@ -449,6 +450,18 @@ def test_doctor_says_what_ran_and_what_is_missing(run_denoise, monkeypatch):
     monkeypatch.setattr("denoiser.gimp.profiles", refuse)
     result = run_denoise("doctor", "--device", "cpu", command="denoiser")
     assert result.code == 0 and "GIMP plug-in: Permission denied: GIMP\n" in result.out
+    assert "HEIC" in result.out and "problem" not in result.out
+
+
+def test_doctor_sees_damaged_models_and_missing_extras(run_denoise, monkeypatch, tmp_path):
+    shutil.copytree(catalog.folder(), tmp_path / "models")
+    with next((tmp_path / "models").glob("inpaint-*.onnx")).open("ab") as file:
+        file.write(b" ")
+    monkeypatch.setattr(catalog, "folder", lambda: tmp_path / "models")
+    monkeypatch.setattr("denoiser.images.SUFFIXES", frozenset({".png"}))
+    out = run_denoise("doctor", "--device", "cpu", "-m", "fast", command="denoiser").out
+    assert "problem: " in out and "is missing or damaged: reinstall denoiser" in out
+    assert "HEIC needs more" in out and "raw files need more" in out
 
 
 def test_denoiser_alone_shows_its_commands(run_denoise):
@@ -464,6 +477,8 @@ def test_models_are_listed_and_their_cards_shown(run_denoise):
     assert "denoise-best-v4 (default on a GPU)" in result.out
     one = run_denoise("models", "balanced", command="denoiser").out
     assert one.startswith("denoise-balanced-v7 (default)") and one.count("license:") == 1
+    path = catalog.find("balanced")
+    assert run_denoise("models", path, command="denoiser").out == one
     every = run_denoise("models", "all", command="denoiser").out
     assert every.count("license:") == result.out.count("\n")
     assert run_denoise("models", "abacus", command="denoiser").code == 3

@@ -640,7 +640,7 @@ def test_without_its_extra_heic_says_what_it_needs(monkeypatch):
     with pytest.raises(ModelError, match=r"HEIC needs more: .* pip install '\.\[heif\]'"):
         read(b"\0\0\0\x18ftypheic" + bytes(99))
     monkeypatch.setattr("denoiser.images.FORMATS", FORMATS[:1])
-    with pytest.raises(ArgumentError, match=r"cannot write a.HEIC: HEIC needs more: .* pip"):
+    with pytest.raises(ModelError, match=r"cannot write a.HEIC: HEIC needs more: .* pip"):
         format_of("a.HEIC")
 
 
