@@ -1,4 +1,4 @@
-"""The only importer of onnxruntime: providers, sessions, precision, what a model promises."""
+"""The only importer of onnxruntime: providers, sessions, precision."""
 
 import contextlib
 import ctypes
@@ -10,13 +10,13 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from denoiser import graph
+from denoiser.contract import Contract, parse
 from denoiser.errors import IN_FOLDER, ArgumentError, DeviceError, ModelError, OutOfMemoryError
 from denoiser.signals import uninterrupted
 
@@ -30,30 +30,6 @@ OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory", "ALL
 CUDA_FIX = f"{IN_FOLDER} pip install '.[cuda]'"
 FOREIGN_STRIDES = (16, 32, 64)
 """What height and width may have to be multiples of in a model that does not say it."""
-LARGEST_STRIDE = 512
-
-
-@dataclasses.dataclass(frozen=True)
-class Contract:
-    """What a model promises, read from its metadata; defaults are those of a foreign model."""
-
-    inputs: tuple[str, ...]
-    """Of `image`, `sigma`, `hole`; a foreign model's image input counts as `image`."""
-    task: str = "denoise"
-    stride: int = 1
-    """Height and width of a batch must be multiples of it."""
-    estimates: bool = False
-    """Whether it finds the noise level itself where `sigma` is negative: -k asks for k times its
-    estimate, which it also returns."""
-    halo: int = 48
-    """Context in pixels after which tiled and whole results agree where the noise level is told."""
-    noise_halo: int = 48
-    """The same where the model estimates the level."""
-    sigma_range: tuple[float, float] = (0.0, 1.0)
-    """Noise levels it was trained for, in [0, 1] units."""
-    stacks: bool = True
-    """Whether a batch may hold more than one image."""
-    name: str = ""
 
 
 class Model:
@@ -265,7 +241,7 @@ class Model:
             self._inputs = {name: name for name in inputs}
             estimates = "sigma" in inputs and "noise" in outputs
             self._outputs = [result, "noise"] if estimates else [result]
-            return _parse_contract(self.name, found, tuple(inputs), estimates)
+            return parse(self.name, found, tuple(inputs), estimates)
         images = [node for node in inputs.values() if len(node.shape) == 4 and node.shape[1] == 3]
         if len(inputs) != 1 or len(images) != 1 or images[0].type != "tensor(float)":
             raise ModelError(
@@ -279,8 +255,8 @@ class Model:
                 " that are not fixed"
             )
         self._inputs, self._outputs = {"image": images[0].name}, outputs[:1]
-        stacks = not isinstance(count, int)
-        return Contract(inputs=("image",), stride=0, stacks=stacks, name=Path(self.name).stem)
+        stacks, name = not isinstance(count, int), Path(self.name).stem
+        return Contract(inputs=("image",), stride=0, stacks=stacks, name=name)  # to be found out
 
     def _start(self, onnx: bytes, providers: list[Any], precision: str) -> None:
         """Open a session and run one small tile: only this shows that it works."""
@@ -299,30 +275,6 @@ class Model:
             except ModelError:
                 if stride == strides[-1]:
                     raise
-
-
-def _parse_contract(
-    name: str, found: Mapping[str, str], inputs: tuple[str, ...], estimates: bool
-) -> Contract:
-    try:
-        low, high = (float(value) for value in found["sigma_range"].split())
-        halo = int(found["halo"])
-        noise_halo = int(found.get("noise_halo", halo))
-        stride = int(found["stride"])
-        if not (1 <= stride <= LARGEST_STRIDE and min(halo, noise_halo) >= 0 and 0 <= low <= high):
-            raise ValueError("stride, halo or sigma_range out of range")
-        return Contract(
-            inputs=inputs,
-            task=found["task"],
-            estimates=estimates,
-            stride=stride,
-            halo=halo,
-            noise_halo=noise_halo,
-            sigma_range=(low, high),
-            name=found.get("name", Path(name).stem),
-        )
-    except (KeyError, ValueError) as error:
-        raise ModelError(f"{name} has unusable metadata: {error}") from error
 
 
 def _short(text: str) -> str:

@@ -34,7 +34,7 @@ class Job:
     strip_metadata: bool = False
 
     task: ClassVar[str]
-    """Of the model, see `engine.Contract`."""
+    """Of the model, see `contract.Contract`."""
     stacks: ClassVar[bool] = False
     """Whether several pictures of one shape, dtype and mode may be restored as a batch."""
 
