@@ -68,6 +68,8 @@ def read_card(path: Path) -> Card:
             sha256=details["sha256"],
             details=details,
         )
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no model card {path}") from error
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model card {path} is damaged: {error}") from error
 

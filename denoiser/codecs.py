@@ -112,6 +112,9 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
         block = png.describe(picture, data) or block
     elif name == "AVIF":
         bits = deep.avif_bits(data)
+        if bits > 8 and getattr(file, "n_frames", 1) > 1:
+            picture.notes.append("frames of more than 8 bits per channel are read as 8 bits")
+            bits = 8
         codes = _nclx(data)
     elif name == "HEIF":
         bits = info["bit_depth"]

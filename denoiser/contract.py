@@ -32,7 +32,7 @@ class Contract:
     name: str = ""
 
 
-def parse(
+def parse_contract(
     name: str, found: Mapping[str, str], inputs: tuple[str, ...], estimates: bool
 ) -> Contract:
     """Read a contract from a model's metadata.

@@ -20,10 +20,13 @@ def avif_bits(data: bytes) -> int:
 
 
 def decode_avif(data: bytes, bits: int) -> tuple[np.ndarray, Mode]:
-    """Decode the first frame to (H, W, C) uint16, not turned by its orientation."""
+    """Decode a file of one frame to (H, W, C) uint16, not turned by its orientation.
+
+    Of several frames imagecodecs 2026.3.6 ends the process when it is asked for one.
+    """
     import imagecodecs
 
-    return _widen(imagecodecs.avif_decode(data, index=0), bits)
+    return _widen(imagecodecs.avif_decode(data), bits)
 
 
 def decode_heif(data: bytes, bits: int) -> tuple[np.ndarray, Mode]:

@@ -85,9 +85,9 @@ def doctor(
         "; ".join(missing_extras((*HEIF.suffixes, *raw.SUFFIXES)))
         or "HEIC and raw files: can be read"
     )
-    for card in catalog.cards():
+    for path in sorted(catalog.folder().glob("*.toml")):
         try:
-            catalog.find(card.name)
+            catalog.find(catalog.read_card(path).name)
         except ModelError as error:
             put(f"problem: {error}")
     try:

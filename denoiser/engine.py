@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import dataclasses
 import hashlib
 import importlib.metadata
 import io
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from denoiser import graph
-from denoiser.contract import Contract, parse
+from denoiser import graph, tiles
+from denoiser.contract import Contract, parse_contract
 from denoiser.errors import IN_FOLDER, ArgumentError, DeviceError, ModelError, OutOfMemoryError
 from denoiser.signals import uninterrupted
 
@@ -114,6 +113,8 @@ class Model:
                 self._restorer = self._open(part) if part else self._session
             session = self._restorer
         restored = self._run(session, self._outputs[:1], feeds)[0]
+        if restored.dtype.kind != "f":
+            raise ModelError(f"{self.name} is not a restorer: it gives {restored.dtype}")
         if not np.isfinite(restored).all():
             hint = ": try --precision fp32" if self.precision == "fp16" else ""
             raise ModelError(f"{self.name} returned NaN{hint}")
@@ -154,9 +155,9 @@ class Model:
 
     def _checked_noise(self, noise: np.ndarray) -> np.ndarray:
         if noise.ndim != 4 or noise.shape[1] != 1 or not np.isfinite(noise).all():
-            raise ModelError(f"{self.name} returned no noise map (N, 1, h, w), or NaN in it")
-        noise = np.maximum(noise, 0)
-        return noise
+            hint = ": try --precision fp32" if self.precision == "fp16" else ""
+            raise ModelError(f"{self.name} returned no noise map (N, 1, h, w), or NaN in it{hint}")
+        return np.asarray(np.maximum(noise, 0))
 
     def _feeds(self, image: np.ndarray, guide: np.ndarray | None = None) -> dict[str, np.ndarray]:
         feeds = {self._inputs["image"]: image}
@@ -224,15 +225,16 @@ class Model:
         if self.fallback:
             self._session = None
 
-    def _contract(self) -> Contract:
-        """Read the metadata, or work out how to use a model that has none."""
+    def _contracts(self) -> list[tuple[Contract, int]]:
+        """Read the metadata, or work out how to use a model that has none.
+
+        Returns:
+            What may be promised, each with the side of a tile that can only work if it is.
+        """
         assert self._session is not None
         found = self._session.get_modelmeta().custom_metadata_map
         inputs = {node.name: node for node in self._session.get_inputs()}
         outputs = [node.name for node in self._session.get_outputs()]
-        for node in self._session.get_outputs():
-            if node.type not in ("tensor(float)", "tensor(float16)", "tensor(double)"):
-                raise ModelError(f"{self.name} is not a restorer: it gives {node.type}")
         if "task" in found:
             allowed = ({"image"}, {"image", "sigma"}, {"image", "hole"})
             result = "cover" if found["task"] == "detect" else "restored"
@@ -241,7 +243,8 @@ class Model:
             self._inputs = {name: name for name in inputs}
             estimates = "sigma" in inputs and "noise" in outputs
             self._outputs = [result, "noise"] if estimates else [result]
-            return parse(self.name, found, tuple(inputs), estimates)
+            contract = parse_contract(self.name, found, tuple(inputs), estimates)
+            return [(contract, tiles.padded(32, contract.stride))]
         images = [node for node in inputs.values() if len(node.shape) == 4 and node.shape[1] == 3]
         if len(inputs) != 1 or len(images) != 1 or images[0].type != "tensor(float)":
             raise ModelError(
@@ -256,24 +259,24 @@ class Model:
             )
         self._inputs, self._outputs = {"image": images[0].name}, outputs[:1]
         stacks, name = not isinstance(count, int), Path(self.name).stem
-        return Contract(inputs=("image",), stride=0, stacks=stacks, name=name)  # to be found out
+        return [
+            (Contract(inputs=("image",), stride=stride, stacks=stacks, name=name), 5 * stride)
+            for stride in FOREIGN_STRIDES
+        ]
 
     def _start(self, onnx: bytes, providers: list[Any], precision: str) -> None:
         """Open a session and run one small tile: only this shows that it works."""
         self._onnx, self._providers, self.precision = onnx, providers, precision
         self._estimator = self._restorer = None  # those of a GPU that did not work
         self._session = self._open(onnx)
-        contract = self._contract()
-        strides = (contract.stride,) if contract.stride else FOREIGN_STRIDES
-        for stride in strides:
-            self.contract = dataclasses.replace(contract, stride=stride)
-            side = stride * (-(-32 // stride) if contract.stride else 3)  # of no larger stride
+        candidates = self._contracts()
+        for self.contract, side in candidates:
             image = np.linspace(0.2, 0.8, 3 * side**2, dtype=np.float32).reshape(1, 3, side, side)
             try:
                 self.run(image, image[:, :1])
                 break
             except ModelError:
-                if stride == strides[-1]:
+                if self.contract is candidates[-1][0]:
                     raise
 
 

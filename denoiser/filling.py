@@ -11,7 +11,7 @@ from denoiser import grain, tiles
 from denoiser.arrays import Progress, check_image, is_share
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, ModelError, OutOfMemoryError, ShapeError
-from denoiser.picture import LARGEST_FLOAT, white_of
+from denoiser.picture import LARGEST_FLOAT, white_of_light
 
 CELL_PX = 32
 """Holes nearer than one to two cells are filled together."""
@@ -42,12 +42,13 @@ def inpaint(
 
     Args:
         image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1
-            (or where `picture.white_of` finds it).
+            (or where `picture.white_of_light` finds it).
         hole: (H, W) bool, True where pixels are replaced; or float, how much of the filling each
             pixel gets, 0-1. Whatever is above 0 counts as unknown.
         model: A loaded model whose contract lists `hole`.
         feather_px: Width of the edge, inside the hole, over which filling and image are blended;
-            at most two thirds of the way to a hole's middle, or what it hides would stay.
+            at most two thirds of the way to a hole's middle, or what it hides would stay (in
+            thin parts of a wide hole it may).
         grain_share: How much of the noise around the hole is put into the filling, 0-1.
         hidden: (H, W) bool, True where colours mean nothing, as under full transparency: they are
             kept and, if anything else is known, not looked at.
@@ -91,7 +92,7 @@ def inpaint(
     hidden = np.zeros_like(unknown) if hidden is None else hidden & ~unknown
     unknown |= hidden
     source = out[..., None] if out.ndim == 2 else out
-    white = white_of(image[~unknown] if image.dtype.kind == "f" else image)
+    white = white_of_light(source[~unknown] if image.dtype.kind == "f" else image)
     while groups:
         group = groups.popleft()
         window = group.window
@@ -233,7 +234,7 @@ def _fill(image: np.ndarray, unknown: np.ndarray, model: Model) -> np.ndarray:
             return _run_tiles(image, hole, model, tile_px)
         except OutOfMemoryError:
             tile_px //= 2
-            if tile_px < SMALLEST_TILE_PX:
+            if tile_px < max(SMALLEST_TILE_PX, least_px):
                 raise
 
 

@@ -220,22 +220,25 @@ def watch_folder(
     """
     watcher = watch.Watcher(batch, places.source, find, rules, view.tell)
     heeds_interrupt = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as a shell's & has it
-
-    new_signals = log_of_signals()
+    signals = log_of_signals()
 
     def end(number: int, frame: FrameType | None) -> None:
         if heeds_interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            ending = [came for came in new_signals() if came in (signal.SIGINT, signal.SIGTERM)]
+            ending = [came for came in signals() if came in (signal.SIGINT, signal.SIGTERM)]
             if signal.SIGINT in ending[1:]:  # which came during one tile
                 signal.default_int_handler(number, frame)
         batch.stop.set()
+        watcher.look_soon()
+
+    def look(*_: object) -> None:
+        signals()  # or its pipe would fill
         watcher.look_soon()
 
     signal.signal(signal.SIGTERM, end)
     if heeds_interrupt:
         signal.signal(signal.SIGINT, end)
     if os.name != "nt":
-        signal.signal(signal.SIGHUP, lambda *_: watcher.look_soon())
+        signal.signal(signal.SIGHUP, look)
     view.show.note(f"watching {places.source}; Ctrl-C ends it")
     watcher.run(view.finished, view.started, view.progress)

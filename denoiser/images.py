@@ -15,13 +15,11 @@ from denoiser.picture import (
     FORMATS,
     HEIF,
     HEIF_MISSING,
-    LARGEST_FLOAT,
     Format,
     Picture,
     adapt,
     as_rgb8,
-    has_outliers,
-    white_of,
+    white_of_light,
 )
 
 __all__ = [
@@ -143,12 +141,7 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
         if not np.isfinite(extremes).all():  # NaN is the least and the most of anything
             raise InputError(f"{name} holds NaN or infinite values")
         colours = picture.pixels[..., :-1] if picture.mode.endswith("A") else picture.pixels
-        picture.white = white_of(colours)
-        if has_outliers(colours, picture.white):
-            picture.notes.append(
-                f"what is beyond {LARGEST_FLOAT:g} times white, which is {picture.white:g}, is no"
-                " light and stays as it is"
-            )
+        picture.white = white_of_light(colours)
         picture.exceeds = bool(colours.min(initial=0) < 0 or colours.max(initial=0) > picture.white)
     return picture
 

@@ -14,7 +14,7 @@ from denoiser.arrays import Progress, lights, shares
 from denoiser.engine import CPU, Model, Precision
 from denoiser.errors import ArgumentError, OutputError
 from denoiser.files import sha256_of, taken
-from denoiser.picture import Format, Picture, as_rgb8
+from denoiser.picture import LARGEST_FLOAT, Format, Picture, as_rgb8, has_outliers, white_of_light
 
 if TYPE_CHECKING:
     from denoiser.defects import Kind
@@ -184,6 +184,9 @@ class Denoising(Job):
     def _report(self, picture: Picture, model: Model, level: float) -> dict[str, Any]:
         """Tell what was done to a picture, given the noise level in [0, 1] units."""
         notes, sigma = list(picture.notes), self.sigma
+        colours = picture.pixels[..., :-1] if picture.mode.endswith("A") else picture.pixels
+        if has_outliers(colours, white := white_of_light(colours)):
+            notes.append(f"what is beyond {LARGEST_FLOAT:g} times white ({white:g}) stays as it is")
         if sigma != "auto" and "sigma" not in model.contract.inputs:
             notes.append("the model takes no noise level: --sigma is not used")
         elif sigma != "auto" and abs(sigma - level) > ROUNDING:
@@ -284,10 +287,10 @@ class Inpainting(Job):
         hole = self.fill(picture, mask, model, progress)
         if not self.mask and not self.detect:
             masks.make_opaque(picture, hole)
-        elif unseen := masks.unseen(picture, hole):
+        elif masks.hides(picture, hole):
             picture.notes.append(
-                f"{unseen:.0%} of what was filled is fully transparent and stays so: --mask alpha"
-                " would make it opaque"
+                "some of what was filled is fully transparent and stays so: --mask alpha would make"
+                " it opaque"
             )
         if self.mask_out:
             path = self._mask_out_of(name)

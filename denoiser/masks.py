@@ -80,11 +80,9 @@ def from_alpha(picture: Picture) -> np.ndarray:
     return np.asarray(1 - np.clip(alpha / np.float32(white_of(alpha)), 0, 1))
 
 
-def unseen(picture: Picture, hole: np.ndarray) -> float:
-    """Share of a hole that is fully transparent."""
-    if not picture.mode.endswith("A") or not (inside := hole > 0).any():
-        return 0.0
-    return float((picture.pixels[inside, -1] <= 0).mean())
+def hides(picture: Picture, hole: np.ndarray) -> bool:
+    """Whether part of a hole is fully transparent."""
+    return picture.mode.endswith("A") and bool((picture.pixels[hole > 0, -1] <= 0).any())
 
 
 def make_opaque(picture: Picture, hole: np.ndarray) -> None:

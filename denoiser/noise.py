@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from denoiser.picture import white_of
+from denoiser.picture import white_of_light
 
 _PATCH = 8
 _SAMPLES = 30_000
@@ -29,7 +29,7 @@ def estimate_sigma(image: np.ndarray) -> float:
     the rest does not exceed its median (Chen, Zhu and Heng, ICCV 2015). Patches span the channels.
 
     Args:
-        image: (H, W, C), white as `picture.white_of` has it.
+        image: (H, W, C), white as `picture.white_of_light` has it.
 
     Returns:
         Noise level in [0, 1] units; 0 for a picture with too few pixels to tell.
@@ -125,5 +125,5 @@ def _patches(image: np.ndarray) -> np.ndarray:
         return np.empty((0, size), np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(image, (_PATCH, _PATCH), (0, 1))
     step = max(1, int(np.ceil(np.sqrt(windows.shape[0] * windows.shape[1] / _SAMPLES))))
-    white = np.float32(white_of(image))
+    white = np.float32(white_of_light(image))
     return windows[::step, ::step].reshape(-1, size).astype(np.float32) / white

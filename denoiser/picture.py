@@ -34,10 +34,12 @@ SRGB = {
 LARGEST_MP = 300
 """Larger pictures are taken for decompression bombs."""
 LARGEST_FLOAT = 4.0
-"""Floating point beyond this has its white elsewhere than at 1.0, unless only few values are:
+"""Floating point beyond this has its white elsewhere than at 1.0, unless only few pixels are:
 those, beyond so many times white, are hot pixels or no data, or glare."""
 FEW = 0.001
-"""Share of the values that are few."""
+"""Share of the pixels that are few."""
+SAMPLES = 1_000_000
+"""About so many pixels are looked at to tell."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,12 +219,13 @@ def _adapt_pixels(
     if wanted not in format.depths:
         wanted = format.depths[-1] if wanted == "float32" else "uint8"
     bits = format.most_bits if wanted == "uint16" else 8
-    kept = picture.format == format.name and "bits" in picture.encoding
-    if wanted != asked or (wanted == "uint16" and bits < 16 and not kept):
+    had = picture.encoding.get("bits", 16)
+    kept = had <= bits or (had < 16 and picture.format == format.name)
+    if wanted != asked or (wanted == "uint16" and not kept):
         white = f" and clipped, white is {picture.white:g}" if pixels.dtype.kind == "f" else ""
         rounded = "" if pixels.dtype == np.uint8 else f": rounded{white}"
         notes.append(f"{format.name} is written with at most {bits} bits{rounded}")
-    elif wanted.startswith("uint") and (picture.exceeds or picture.white != 1):
+    elif wanted.startswith("uint") and picture.exceeds:
         notes.append(f"clipped to {wanted[4:]} bits, white is {picture.white:g}")
     if mode == "CMYK" and not format.cmyk:
         notes.append(f"{format.name} cannot hold CMYK: converted to 8-bit sRGB")
@@ -293,20 +296,30 @@ def _to_depth(pixels: np.ndarray, dtype: str, white: np.ndarray | float) -> np.n
 def white_of(pixels: np.ndarray) -> float:
     """Value that stands for white, 1.0 in [0, 1] units.
 
-    That is the largest integer, or 1.0 in floating point. If more than `FEW` of its values are
-    beyond `LARGEST_FLOAT`, it is the largest value, or the largest but for those few if that is
-    `LARGEST_FLOAT` times as much.
+    That is the largest integer, or 1.0 in floating point; beyond `LARGEST_FLOAT` its maximum.
     """
     if pixels.dtype.kind == "u":
         return float(np.iinfo(pixels.dtype).max)
     largest = float(pixels.max(initial=0))
-    if largest <= LARGEST_FLOAT:
-        return 1.0
-    some = pixels.reshape(-1, pixels.shape[-1])[:: max(1, pixels.size // 3_000_000)]
-    usual = float(np.quantile(some, 1 - FEW, method="lower"))
+    return largest if largest > LARGEST_FLOAT else 1.0
+
+
+def white_of_light(pixels: np.ndarray) -> float:
+    """Value that stands for white in the colours of a photograph, (..., C), whatever shines.
+
+    As `white_of`, but in floating point, which a hot pixel or glare may exceed, what all pixels
+    but a few are below: 1 if that is not beyond `LARGEST_FLOAT`; the largest value if that is not
+    `LARGEST_FLOAT` times as much; else it.
+    """
+    white = white_of(pixels)
+    if pixels.dtype.kind == "u" or white == 1:
+        return white
+    step = int(np.sqrt(pixels[..., 0].size / SAMPLES)) or 1
+    some = pixels[(slice(None, None, step),) * min(2, pixels.ndim - 1)]
+    usual = float(np.quantile(some.max(-1), 1 - FEW, method="lower").astype(np.float32))
     if usual <= LARGEST_FLOAT:
         return 1.0
-    return usual if largest >= LARGEST_FLOAT * usual else largest
+    return usual if white >= LARGEST_FLOAT * usual else white
 
 
 def has_outliers(pixels: np.ndarray, white: float) -> bool:

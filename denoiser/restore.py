@@ -13,7 +13,7 @@ from denoiser.arrays import Progress, check_image, is_share, lights
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, OutOfMemoryError
 from denoiser.noise import estimate_sigma, mirror_into_flats, pool
-from denoiser.picture import LARGEST_FLOAT, has_outliers, white_of
+from denoiser.picture import LARGEST_FLOAT, has_outliers, white_of_light
 
 OVERLAP_PX = 16
 SMALLEST_TILE_PX = 320
@@ -40,7 +40,7 @@ def denoise(
 
     Args:
         image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1
-            (or where `picture.white_of` finds it); what is far beyond is left as it is.
+            (or where `picture.white_of_light` finds it); what is far beyond is left as it is.
         model: A loaded model, see `denoiser.load_model`.
         sigma: Noise standard deviation in [0, 1] units, or "auto" to estimate it.
         strength: Share of the noise to remove, 0-1; 0 returns the input bit for bit.
@@ -96,23 +96,13 @@ def _denoise_stack(
     if strength == 0 or stack.size == 0:
         out[...] = stack
         return [0.0 if sigma == "auto" else float(sigma)] * len(stack)
-    whites = [white_of(image) for image in stack]
+    beyond = kept = None
+    whites = [white_of_light(image) for image in stack]
     white = np.array(whites, np.float32)[:, None, None, None]
     if any(has_outliers(image, one) for image, one in zip(stack, whites, strict=True)):
         limit = LARGEST_FLOAT * white
         beyond = np.abs(stack) > limit
-        kept, bounded = stack[beyond], np.clip(stack, -limit, limit).astype(stack.dtype)
-        found = _denoise_stack(
-            out,
-            bounded,
-            model,
-            sigma=sigma,
-            strength=strength,
-            tile_px=tile_px,
-            progress=progress,
-        )
-        out[beyond] = kept
-        return found
+        kept, stack = stack[beyond], np.clip(stack, -limit, limit).astype(stack.dtype, copy=False)
     levels = [noise_level(image, sigma, model) for image in stack]
     tile_px = tile_px or _default_tile_px(model)
     noise: list[np.ndarray] | None = None
@@ -124,6 +114,8 @@ def _denoise_stack(
             for rows, band in _bands(stack, white, noise, model, strength, tile_px, progress):
                 is_touched = in_place
                 _write(out[:, rows], band, white)
+            if beyond is not None:
+                out[beyond] = kept
             return [float(places.mean()) for places in noise]
         except OutOfMemoryError:
             if is_touched or tile_px < 2 * _smallest_tile_px(model):

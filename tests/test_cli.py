@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import SAMPLE, tiny_onnx
 from PIL import Image
 from test_images import damaged_files, full_picture
@@ -436,6 +437,15 @@ def test_help_needs_neither_onnxruntime_nor_opencv():
     assert done.stdout == "[]\n"
 
 
+def test_values_that_are_no_light_are_told_of(run_denoise, tmp_path):
+    light = np.random.default_rng(0).random((48, 48, 3), np.float32)
+    light[:, :5] = -9999
+    tifffile.imwrite(tmp_path / "in.tif", light, photometric="rgb")
+    result = run_denoise("-m", "fast", tmp_path / "in.tif", tmp_path / "out.tif")
+    assert result.code == 0 and "what is beyond 4 times white (1) stays as it is" in result.err
+    assert (tifffile.imread(tmp_path / "out.tif")[:, :5] == -9999).all()
+
+
 def test_doctor_says_what_ran_and_what_is_missing(run_denoise, monkeypatch):
     monkeypatch.setattr("denoiser.engine.gpu_problem", lambda: "no NVIDIA driver")
     result = run_denoise("doctor", command="denoiser")
@@ -450,7 +460,7 @@ def test_doctor_says_what_ran_and_what_is_missing(run_denoise, monkeypatch):
     monkeypatch.setattr("denoiser.gimp.profiles", refuse)
     result = run_denoise("doctor", "--device", "cpu", command="denoiser")
     assert result.code == 0 and "GIMP plug-in: Permission denied: GIMP\n" in result.out
-    assert "HEIC" in result.out and "problem" not in result.out
+    assert "HEIC and raw files: can be read\n" in result.out and "problem" not in result.out
 
 
 def test_doctor_sees_damaged_models_and_missing_extras(run_denoise, monkeypatch, tmp_path):

@@ -84,6 +84,10 @@ def test_a_foreign_stride_is_found_out_and_other_sizes_are_refused():
     scales = numpy_helper.from_array(np.array([1, 1, 32, 32], np.float32), "scales")
     model = Model(tiny_onnx(halves, initializers=[scales], **foreign), device="cpu")
     assert model.contract.stride == 32
+    second = [*halves, helper.make_node("Shape", ["x"], ["s"])]
+    two = onnx.load_from_string(tiny_onnx(second, initializers=[scales], **foreign))
+    two.graph.output.append(helper.make_tensor_value_info("s", onnx.TensorProto.INT64, [4]))
+    assert Model(two.SerializeToString(), device="cpu").contract.stride == 32
     cut = [
         helper.make_node(
             "AveragePool", ["image"], ["low"], kernel_shape=[32, 32], strides=[32, 32]

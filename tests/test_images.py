@@ -635,6 +635,24 @@ def test_avif_of_more_than_8_bits_is_read_so(tmp_path, bits, channels):
     assert notes[0] == "AVIF is written with at most 8 bits: rounded"
 
 
+def test_of_a_film_of_more_than_8_bits_8_are_read(tmp_path):
+    """Or imagecodecs would end the process."""
+    frames = np.linspace(0, 1023, 3 * 32 * 32 * 3).astype(np.uint16).reshape(3, 32, 32, 3)
+    picture = read(imagecodecs.avif_encode(frames, level=90, bitspersample=10))
+    assert picture.pixels.dtype == np.uint8 and picture.pixels.shape == (32, 32, 3)
+    assert [note.split()[0] for note in picture.notes] == ["frames", "only"]
+
+
+def test_no_loss_is_told_where_there_is_none(tmp_path):
+    pytest.importorskip("pillow_heif")
+    data = imagecodecs.avif_encode(np.zeros((32, 32, 3), np.uint16), bitspersample=10)
+    assert not through_file(read(data), HEIF, tmp_path / "heic")[1]
+    light = np.linspace(0, 255, 32 * 32 * 3, dtype=np.float32).reshape(32, 32, 3)
+    tifffile.imwrite(tmp_path / "a.tif", light, photometric="rgb")
+    picture = read(tmp_path / "a.tif")
+    assert not picture.notes and not through_file(picture, PNG, tmp_path / "png", depth="16")[1]
+
+
 def test_without_its_extra_heic_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ModelError, match=r"HEIC needs more: .* pip install '\.\[heif\]'"):

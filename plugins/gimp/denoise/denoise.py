@@ -114,7 +114,7 @@ class Engine:
             return dict(json.loads(line))
         except (ValueError, TypeError) as error:
             words = line.decode(errors="replace").strip()
-            raise Problem(_("denoiser said what is no answer: {}").format(words)) from error
+            raise Death(_("denoiser said what is no answer: {}").format(words)) from error
 
     def _keep_errors(self):
         for line in self._process.stderr:
@@ -308,11 +308,11 @@ def is_plain(layer):
 
 def is_unseen(picture, pixels, changed):
     """Whether something was filled that is fully transparent."""
+    if not picture.mode.endswith("A"):
+        return False
     count = len(picture.mode)
-    alpha = memoryview(pixels).cast(picture.code)[count - 1 :: count].tolist()
-    return picture.mode.endswith("A") and any(
-        filled and not seen for filled, seen in zip(changed, alpha, strict=True)
-    )
+    alpha = memoryview(pixels).cast(picture.code)[count - 1 :: count]
+    return any(filled and not seen for filled, seen in zip(changed, alpha, strict=True))
 
 
 def replace(image, picture, area, pixels, changed):
@@ -489,7 +489,8 @@ class Preview:
     def _area(self):
         """What of the layer is in sight."""
         drawable, (x, y, width, height) = self._picture.drawable, self._place()
-        width, height = min(width, drawable.get_width() - x), min(height, drawable.get_height() - y)
+        width = max(1, min(width, drawable.get_width() - x))  # which may be cropped meanwhile
+        height = max(1, min(height, drawable.get_height() - y))
         return Gegl.Rectangle.new(x, y, width, height)
 
     def _listen(self):
@@ -521,7 +522,7 @@ class Preview:
         """Show the picture as it is, and why."""
         if number == self._number and not self._closed:
             self._label.set_text(words)
-            area = self._area()  # `draw` would show 8 bits of colour only as they are
+            area = self._area()  # `draw` would be right for 8 bits of colour only
             self._show(b"".join(self._picture.bands(area)), area.width * self._picture.bytes_per_px)
         return GLib.SOURCE_REMOVE
 
