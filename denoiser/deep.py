@@ -5,11 +5,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from denoiser.picture import Mode, Picture
+from denoiser.picture import Mode, Picture, with_mode
 
 _HEIF_BITS = 10
 """Of what comes from another format; readers of 12 are few."""
-_MODES: tuple[Mode, ...] = ("L", "LA", "RGB", "RGBA")
 
 
 def avif_bits(data: bytes) -> int:
@@ -55,9 +54,7 @@ def encode_heif(picture: Picture, file: IO[bytes], options: dict[str, Any]) -> N
 
 def _widen(pixels: np.ndarray, bits: int) -> tuple[np.ndarray, Mode]:
     """Spread values over 16 bits, so that white stays white."""
-    wide = _steps(2**bits - 1, 65535)[pixels]
-    wide = wide[..., None] if wide.ndim == 2 else wide
-    return wide, _MODES[wide.shape[2] - 1]
+    return with_mode(_steps(2**bits - 1, 65535)[pixels])
 
 
 def _steps(largest: int, new_largest: int) -> np.ndarray:

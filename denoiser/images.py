@@ -140,7 +140,7 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
         extremes = picture.pixels.min(initial=0), picture.pixels.max(initial=0)
         if not np.isfinite(extremes).all():  # NaN is the least and the most of anything
             raise InputError(f"{name} holds NaN or infinite values")
-        colours = picture.pixels[..., :-1] if picture.mode.endswith("A") else picture.pixels
+        colours = picture.colours
         picture.white = white_of_light(colours)
         picture.exceeds = bool(colours.min(initial=0) < 0 or colours.max(initial=0) > picture.white)
     return picture

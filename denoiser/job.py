@@ -184,7 +184,7 @@ class Denoising(Job):
     def _report(self, picture: Picture, model: Model, level: float) -> dict[str, Any]:
         """Tell what was done to a picture, given the noise level in [0, 1] units."""
         notes, sigma = list(picture.notes), self.sigma
-        colours = picture.pixels[..., :-1] if picture.mode.endswith("A") else picture.pixels
+        colours = picture.colours
         if has_outliers(colours, white := white_of_light(colours)):
             notes.append(f"what is beyond {LARGEST_FLOAT:g} times white ({white:g}) stays as it is")
         if sigma != "auto" and "sigma" not in model.contract.inputs:

@@ -59,10 +59,8 @@ def from_picture(mask: Picture, like: Picture, name: str) -> np.ndarray:
         )
     if mask.mode == "CMYK":
         raise InputError(f"the mask {name} is CMYK: use a grey or RGB picture")
-    has_alpha = mask.mode.endswith("A")
-    colours = mask.pixels[..., :-1] if has_alpha else mask.pixels
-    grey = colours.mean(2, dtype=np.float32) / np.float32(white_of(colours))
-    if has_alpha:
+    grey = mask.colours.mean(2, dtype=np.float32) / np.float32(white_of(mask.colours))
+    if mask.mode.endswith("A"):
         alpha = mask.pixels[..., -1]
         grey *= alpha / np.float32(white_of(alpha))
     return np.asarray(np.clip(grey, 0, 1))

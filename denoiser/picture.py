@@ -143,10 +143,22 @@ class Picture:
     notes: list[str] = dataclasses.field(default_factory=list)
     """What could not be taken over from the file, a line each."""
 
+    @property
+    def colours(self) -> np.ndarray:
+        """A view of the pixels without their alpha."""
+        return self.pixels[..., :-1] if self.mode.endswith("A") else self.pixels
+
     def as_image(self) -> Image.Image:
         """Give 8 bits as Pillow has them."""
         pixels = np.ascontiguousarray(self.pixels)
         return Image.frombuffer(self.mode, pixels.shape[1::-1], pixels, "raw", self.mode, 0, 1)
+
+
+def with_mode(pixels: np.ndarray) -> tuple[np.ndarray, Mode]:
+    """Give (H, W) or (H, W, C) of grey or colour, with or without alpha, as `Picture` has it."""
+    modes: tuple[Mode, ...] = ("L", "LA", "RGB", "RGBA")
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    return pixels, modes[pixels.shape[2] - 1]
 
 
 def as_rgb8(picture: Picture) -> np.ndarray:

@@ -249,8 +249,7 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
         _text(header, "model"), task=header["task"], device=_text(header, "device") or "auto"
     )
     kept = _kept(header, pixels.shape)
-    colours = pixels[..., :-1] if picture.mode.endswith("A") else pixels
-    put_back = _set_aside(header, colours)
+    put_back = _set_aside(header, picture.colours)
     if request.mask is None:
         sigma = header.get("sigma", "auto")
         denoising = Denoising(

@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 from PIL import ImageFile
 
-from denoiser.picture import Mode, Picture
+from denoiser.picture import Mode, Picture, with_mode
 
 _XMP_KEY = "XML:com.adobe.xmp"
 _COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI"}
@@ -68,10 +68,7 @@ def decode_deep(data: bytes) -> tuple[np.ndarray, Mode]:
     """Decode 16 bits per channel to (H, W, C) uint16."""
     import imagecodecs
 
-    pixels = np.array(imagecodecs.png_decode(data))
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    modes: tuple[Mode, ...] = ("L", "LA", "RGB", "RGBA")
-    return pixels, modes[pixels.shape[2] - 1]
+    return with_mode(np.array(imagecodecs.png_decode(data)))
 
 
 def encode(picture: Picture, file: IO[bytes]) -> None:
