@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-_ENDING = [signal.SIGINT, signal.SIGTERM]
+_ENDING: list[int] = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP"):  # not on Windows
     _ENDING.append(signal.SIGHUP)
 
@@ -63,4 +63,8 @@ def uninterrupted() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         if held:
-            signal.raise_signal(held[0])
+            handler = before[held[0]]
+            if callable(handler):  # raised again it would be another one to `log_of_signals`
+                handler(held[0], None)
+            else:
+                signal.raise_signal(held[0])

@@ -1,9 +1,10 @@
+import os
 import signal
 import threading
 
 import pytest
 
-from denoiser.signals import uninterrupted
+from denoiser.signals import log_of_signals, uninterrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -29,3 +30,17 @@ def test_other_threads_are_let_through():
     thread.start()
     thread.join()
     assert reached == ["other"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no log on Windows")
+def test_one_that_was_held_back_is_logged_once():
+    handled = []
+    before = signal.signal(signal.SIGINT, lambda *_: handled.append(1))
+    try:
+        look = log_of_signals()
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+        assert handled == [1] and look() == [signal.SIGINT]
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, before)
