@@ -444,7 +444,7 @@ class Preview:
     """Keeps a dialog's preview up to date; one engine lives as long as the dialog."""
 
     def __init__(self, widget, label, drawable, config, request):
-        """Follow a GimpUi.DrawablePreview; a Gtk.Label says why nothing is seen."""
+        """Follow a GimpUi.DrawablePreview; a Gtk.Label says where it runs, or why not."""
         self._widget, self._label, self._config, self._request = widget, label, config, request
         self._picture, self._number = Picture(drawable, "u8"), 0
         self._engine, self._asked, self._lost, self._closed = Engine(), None, "", False
@@ -511,7 +511,7 @@ class Preview:
                 data = self._engine.read(stride * answer["height"])
                 if self._request is inpaint_request:  # the mask of what changed
                     self._engine.read(pixels)
-                GLib.idle_add(self._draw, answer["id"], data, stride)
+                GLib.idle_add(self._draw, answer, data, stride)
         except Problem as problem:
             self._lost = str(problem)
             GLib.idle_add(self._say, self._number, self._lost)
@@ -522,15 +522,18 @@ class Preview:
         """Show the picture as it is, and why."""
         if number == self._number and not self._closed:
             self._label.set_text(words)
+            self._label.set_tooltip_text(None)
             area = self._area()  # `draw` would be right for 8 bits of colour only
             self._show(b"".join(self._picture.bands(area)), area.width * self._picture.bytes_per_px)
         return GLib.SOURCE_REMOVE
 
-    def _draw(self, number, pixels, stride):
-        wanted = number == self._number and self._config.get_property("preview")
+    def _draw(self, answer, pixels, stride):
+        wanted = answer["id"] == self._number and self._config.get_property("preview")
         # else another is on its way, or the dialog is gone
         if wanted and not self._closed and self._place() == self._asked:
-            self._label.set_text("")
+            on_cpu = answer["provider"].startswith("CPU")
+            self._label.set_text(_("Runs on the CPU") if on_cpu else _("Runs on the GPU"))
+            self._label.set_tooltip_text(answer["gpu_not_used"])  # why, or None
             self._show(pixels, stride)
         return GLib.SOURCE_REMOVE
 
