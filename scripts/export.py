@@ -9,10 +9,10 @@ import click
 from denoiser.console import run, say
 from denoiser.errors import ArgumentError, OutputError
 from denoiser.files import check_file, write_text
+from denoiser.training.checkpoint import load_checkpoint
 from denoiser.training.dataset import read_pictures
 from denoiser.training.export import SMALLEST_PX, export
 from denoiser.training.recipe import Recipe
-from denoiser.training.trainer import load_checkpoint
 
 PICTURES = 24
 

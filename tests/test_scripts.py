@@ -24,9 +24,10 @@ from denoiser import catalog, cli
 from denoiser.errors import ArgumentError, OutOfMemoryError
 from denoiser.files import locked, sha256_of
 from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.checkpoint import load_checkpoint
 from denoiser.training.export import to_onnx
 from denoiser.training.recipe import Network, load_recipe
-from denoiser.training.trainer import Trainer, load_checkpoint
+from denoiser.training.trainer import Trainer
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
 

@@ -12,11 +12,12 @@ from PIL import Image
 from denoiser.errors import InputError, RecipeError, TrainingError
 from denoiser.training import trainer as trainer_module
 from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.checkpoint import load_checkpoint
 from denoiser.training.corruption import Clip, Jpeg
 from denoiser.training.dataset import Crops
 from denoiser.training.noises import Correlated, Gaussian
 from denoiser.training.recipe import Penalties, Training
-from denoiser.training.trainer import Trainer, load_checkpoint, schedule
+from denoiser.training.trainer import Trainer, schedule
 
 
 @pytest.fixture

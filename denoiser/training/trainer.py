@@ -9,18 +9,18 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from denoiser.errors import InputError, OutputError, RecipeError, TrainingError
-from denoiser.files import sweep, whole_file
+from denoiser.errors import RecipeError, TrainingError
+from denoiser.files import sweep
 from denoiser.signals import uninterrupted
 from denoiser.training import neighbor2neighbor
-from denoiser.training.autoencoder import Context, ConvAutoencoder, ResidualBlock, split
+from denoiser.training.autoencoder import ConvAutoencoder, split
+from denoiser.training.checkpoint import carry_over, load_checkpoint, save_checkpoint
 from denoiser.training.corruption import corrupt
 from denoiser.training.dataset import Crops
 from denoiser.training.holes import GUESS, cut_out, draw_holes, first_guess
@@ -40,8 +40,6 @@ from denoiser.training.validation import (
 )
 
 FIRST_STEPS = 10  # after which a person is told how long it will take
-SAME_NETWORK = ("skips", "phases", "code_activation")
-"""What leaves no trace in weights, and yet decides what they mean."""
 
 
 def schedule(step: int, training: Training) -> float:
@@ -125,10 +123,7 @@ class Trainer:
             self.objective = torch.compile(self.objective)  # type: ignore[assignment]
 
     def start_from(self, recipe: Recipe, weights: Mapping[str, Tensor]) -> None:
-        """Start from trained weights, with a fresh optimiser and schedule.
-
-        Blocks, an estimator or levels of it that they lack start untrained, and so do, where they
-        were trained for another task, the tail and what the head makes of the noise map or hole.
+        """Start from trained weights, with a fresh optimiser and schedule; see `carry_over`.
 
         Args:
             recipe: What the weights were trained by.
@@ -137,38 +132,8 @@ class Trainer:
         Raises:
             RecipeError: The weights belong to another network.
         """
-        for field in SAME_NETWORK:
-            theirs, wanted = getattr(recipe.network, field), getattr(self.recipe.network, field)
-            if theirs != wanted:
-                raise RecipeError(
-                    f"the weights to start from have network.{field} = {theirs}, not {wanted}"
-                )
-        own, taken = self.model.state_dict(), dict(weights)
-        may_lack = ["estimator.layers."]
-        for name, module in self.model.named_modules():
-            if isinstance(module, Context):
-                may_lack.append(f"{name}.")
-            if isinstance(module, ResidualBlock) and not name.startswith("estimator."):
-                may_lack.append(f"{name}.")
-                if (bias := f"{name}.conv2.bias") not in taken:
-                    own[bias].zero_()  # it starts as the identity
-        try:
-            if recipe.network.task != self.recipe.network.task:
-                may_lack.append("tail.")
-                other = ("estimator.", "tail.")
-                taken = {name: taken[name] for name in taken if not name.startswith(other)}
-                heads = (taken["head.weight"], own["head.weight"])
-                inputs = 3 * self.model.factor**2  # of the image; those of the guide come after it
-                taken["head.weight"] = torch.cat([heads[0][:, :inputs], heads[1][:, inputs:]], 1)
-            for part in may_lack:
-                if not any(name.startswith(part) for name in taken):
-                    taken |= {name: own[name] for name in own if name.startswith(part)}
-            self.model.load_state_dict(taken)
-        except RuntimeError as error:
-            raise RecipeError(
-                "the weights to start from belong to another network: give their --recipe"
-            ) from error
-        self.averaged.load_state_dict(taken)
+        carry_over(recipe, weights, self.recipe, self.model)
+        self.averaged.load_state_dict(self.model.state_dict())
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; the file appears under its name only when whole.
@@ -184,11 +149,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "pictures": self._pictures,
         }
-        try:
-            with whole_file(path, overwrite=True) as file:
-                torch.save(state, file)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        save_checkpoint(state, path)
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint exactly where it was written.
@@ -432,23 +393,3 @@ class Trainer:
         if seconds > 3 * 3600:
             return f"{seconds / 3600:.0f} h"
         return f"{seconds / 60:.0f} min" if seconds > 99 else f"{seconds:.0f} s"
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running code from it.
-
-    Raises:
-        InputError: The file is missing or no checkpoint.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        complete = {"recipe", "step", "model", "ema", "optimizer"} <= set(state)
-    except OSError as error:
-        raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error
-    except Exception as error:  # torch and pickle raise many kinds
-        raise InputError(f"{path} is damaged or no checkpoint") from error
-    if not complete:
-        raise InputError(f"{path} is not a checkpoint of a training run")
-    if "n_averaged" in state["ema"]:
-        raise InputError(f"{path} was written by an earlier version, which averaged otherwise")
-    return state
