@@ -8,6 +8,8 @@ from denoiser.picture import Picture, white_of
 
 SOFTEST = 4 / 255
 """What a soft mask has below is black: JPEG leaves such traces."""
+DISC = 10
+"""Most pixels by which a soft mask grows at once."""
 
 
 def hole_of(
@@ -28,8 +30,9 @@ def hole_of(
     hole = np.where(hole < SOFTEST, 0, hole) if soft else hole >= 0.5
     hole = hole.astype(np.float32)
     if dilate_px and soft:
-        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * dilate_px + 1,) * 2)
-        hole = cv2.dilate(hole, kernel)
+        for grown in range(0, dilate_px, DISC):  # one large disc would take its area in time
+            side = 2 * min(DISC, dilate_px - grown) + 1
+            hole = cv2.dilate(hole, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
     elif dilate_px and hole.any():
         away = cv2.distanceTransform((hole == 0).astype(np.uint8), cv2.DIST_L2, 5)
         hole = away <= dilate_px

@@ -141,6 +141,16 @@ def test_masks_are_cut_at_half_or_kept_soft():
     np.testing.assert_array_equal(masks.hole_of(grey, soft=True), grey)
 
 
+@pytest.mark.parametrize("grown_px", [3, 10, 45])
+def test_a_soft_mask_grows_as_a_disc(grown_px):
+    dot = np.zeros((101, 101), np.float32)
+    dot[50, 50] = 0.5
+    grown = masks.hole_of(dot, soft=True, dilate_px=grown_px)
+    away = np.hypot(*(np.indices(dot.shape) - 50))
+    assert (grown[away <= 0.97 * grown_px] == 0.5).all()  # of many discs it becomes a polygon
+    assert not grown[away > 1.05 * grown_px + 0.5].any()
+
+
 @pytest.mark.parametrize("masks_are", ["one", "many"])
 def test_a_folder_with_masks(run_inpaint, mask, tmp_path, masks_are):
     for name in ("a.png", "sub/b.png", "c.png"):
