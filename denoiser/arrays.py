@@ -23,7 +23,9 @@ def check_image(image: np.ndarray, out: np.ndarray | None) -> None:
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise ShapeError(f"image must be (H, W), (H, W, 1) or (H, W, 3), not {image.shape}")
     if image.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
-        raise ShapeError(f"image must be uint8, uint16 or floating point, not {image.dtype}")
+        raise ShapeError(
+            f"image must be uint8, uint16 or floating point of this machine, not {image.dtype}"
+        )
     if out is not None and (out.shape != image.shape or out.dtype != image.dtype):
         raise ShapeError(f"out must be like image: {image.shape} {image.dtype}")
     if image.dtype.kind == "f":
