@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from denoiser import deep, exif, jpeg, png
 from denoiser.errors import InputError, ModelError
-from denoiser.picture import FORMATS, HEIF_MISSING, Format, Mode, Picture, check_size
+from denoiser.picture import FORMATS, HEIF_MISSING, OBLONG, Format, Mode, Picture, check_size
 
 logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)  # one line on stderr is ours
 
@@ -21,6 +21,7 @@ _UNSPECIFIED = (2, 2)  # codes of H.273: primaries and transfer
 _OTHER_COLOURS = "its colours (primaries {}, transfer {} of H.273) are taken for those of sRGB"
 _XMP_SIDES = {b"PixelXDimension": b"PixelYDimension", b"ImageWidth": b"ImageLength"}
 _XMP_SIDES |= {other: side for side, other in _XMP_SIDES.items()}
+_XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation\s*(?:=\s*["']|>\s*))[2-8]""")
 _TIFF_HEADERS = (*exif.HEADERS.values(), b"II+\0", b"MM\0+")
 
 
@@ -52,6 +53,9 @@ def decode(data: bytes) -> Picture:
                 if file.format == "PNG":
                     png.scale_transparency(file, data)
                 picture.pixels, picture.mode = _decode_8bit(file)
+    if picture.icc and len(picture.icc) < int.from_bytes(picture.icc[:4], "big"):
+        picture.icc = None
+        picture.notes.append("its ICC profile is damaged: dropped")
     if picture.xmp:  # which show the picture as it was
         for prefix in (b"xmp", b"xap"):
             picture.xmp = _without_element(picture.xmp, prefix + b":Thumbnails")
@@ -75,11 +79,20 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     """Read a header without Pillow's own limit, which 100 megapixels pass; ours is checked then."""
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[8:64]:
         _load_heif()
+    if data.startswith(png.SIGNATURE):
+        data = png.bare(data)
     with jpeg.PILLOW_LOCK:
         before = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
             return Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            if not data.startswith(jpeg.SIGNATURE):
+                raise
+            without, block = jpeg.part_exif(data)  # on which Pillow stumbles
+            file = Image.open(io.BytesIO(without))
+            file.info["exif"] = block
+            return file
         finally:
             Image.MAX_IMAGE_PIXELS = before
 
@@ -108,6 +121,8 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
         jpeg.describe(picture, file, data)
     elif name == "WEBP":
         picture.encoding = {"lossless": b"VP8L" in _riff_chunks(data)}
+    elif name == "BMP":
+        _describe_bmp(picture, data)
     elif name == "PNG":
         block = png.describe(picture, data) or block
     elif name == "AVIF":
@@ -124,6 +139,9 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
         codes = (nclx.get("color_primaries", 2), nclx.get("transfer_characteristics", 2))
     if bits > 8:
         picture.encoding = {"bits": bits}
+    shape = info.get("aspect") or (info.get("jfif_unit") == 0 and info.get("jfif_density"))
+    if shape and shape[0] != shape[1]:
+        picture.notes.append(OBLONG)
     if not picture.icc and not _is_srgb(*codes):
         picture.notes.append(_OTHER_COLOURS.format(*codes))
     while block.startswith(b"Exif\0\0"):
@@ -148,11 +166,14 @@ def _checked_exif(block: bytes, notes: list[str]) -> bytes | None:
     try:
         if block[2:4] not in (b"*\0", b"\0*"):
             raise ValueError("no TIFF header")
-        exif.parse(block)
+        found = exif.parse(block)
+        parts = [tag for tag in exif.DIRECTORIES if exif.has_tag(block, tag)]
+        if not found.directories.keys() >= set(parts):
+            notes.append("a part of its EXIF is damaged")
         return exif.without_thumbnail(block)
     except (ValueError, struct.error):
         notes.append("its EXIF is damaged: dropped")
-        return None
+        return exif.only_orientation(block)
 
 
 def _has_density(info: dict[Any, Any], block: bytes | None) -> bool:
@@ -169,12 +190,7 @@ def _to_bytes(value: object) -> bytes | None:
 
 def _without_element(xml: bytes, name: bytes) -> bytes:
     """Take every element of a name, without attributes, out of an XML packet."""
-    opening, closing = b"<%b>" % name, b"</%b>" % name
-    parts, start = [], 0
-    while (begin := xml.find(opening, start)) >= 0 and (end := xml.find(closing, begin)) >= 0:
-        parts.append(xml[start:begin])
-        start = end + len(closing)
-    return b"".join([*parts, xml[start:]])
+    return re.sub(rb"<%b\s*>.*?</%b\s*>" % (name, name), b"", xml, flags=re.DOTALL)
 
 
 def _riff_chunks(data: bytes) -> list[bytes]:
@@ -182,9 +198,21 @@ def _riff_chunks(data: bytes) -> list[bytes]:
     kinds, place = [], 12
     while place + 8 <= len(data):
         kinds.append(data[place : place + 4])
+        if kinds[-1] == b"ANMF":  # a frame, whose chunks begin behind its place and duration
+            kinds.append(data[place + 24 : place + 28])
         (length,) = struct.unpack_from("<I", data, place + 4)
         place += 8 + length + length % 2
     return kinds
+
+
+def _describe_bmp(picture: Picture, data: bytes) -> None:
+    """Take out the ICC profile, as BITMAPV5HEADER tells of it: kind, place behind byte 14, size."""
+    if int.from_bytes(data[14:18], "little") >= 124:
+        start, size = struct.unpack_from("<II", data, 126)
+        if data[70:74] == b"DEBM":
+            picture.icc = data[14 + start : 14 + start + size] or None
+        elif data[70:74] == b"KNIL":
+            picture.notes.append("its ICC profile lies in another file: dropped")
 
 
 def _nclx(data: bytes) -> tuple[int, int]:
@@ -243,7 +271,7 @@ def _make_upright(picture: Picture) -> None:
         picture.pixels = picture.pixels[::-1]
     picture.pixels = np.ascontiguousarray(picture.pixels)
     if picture.xmp:
-        picture.xmp = re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", picture.xmp)
+        picture.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", picture.xmp)
         if orientation >= 5:
             names = b"|".join(_XMP_SIDES)
             picture.xmp = re.sub(

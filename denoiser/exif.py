@@ -16,7 +16,7 @@ HEADERS = {"<": b"II*\0", ">": b"MM\0*"}
 """First bytes of a TIFF by its byte order as `struct` has it."""
 ORIENTATION, SOFTWARE, XMP = 0x0112, 0x0131, 700
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
-EXIF_DIRECTORY, GPS_DIRECTORY = 0x8769, 0x8825
+EXIF_DIRECTORY, GPS_DIRECTORY = DIRECTORIES = 0x8769, 0x8825
 IPTC, PHOTOSHOP_RESOURCES, PHOTOSHOP_LAYERS = 33723, 34377, 37724
 _SIDES, _EXIF_SIDES = (0x0100, 0x0101), (0xA002, 0xA003)  # width and height
 _THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # where one stands, and its bytes: JPEG, strips
@@ -26,7 +26,7 @@ _VALUE_BYTES |= {16: 8, 17: 8, 18: 8}  # BigTIFF
 _FORMS = {1: "B", 3: "H", 4: "I", 5: "II", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
 """Of single numbers by kind, as `struct` has them."""
 # what tells how a TIFF stores its pixels, colour and parts, and is written anew
-_STRUCTURAL = {254, 255, 266, 280, 281, 284, 285, 292, 293, 296, 297, 301, 318, 319, 320, 330, 332}
+_STRUCTURAL = {254, 255, 266, 280, 281, 284, 292, 293, 296, 297, 301, 318, 319, 320, 330, 332}
 _STRUCTURAL |= {256, 257, 258, 259, 262, 263, 264, 265, 273, 277, 278, 279, 282, 283, 317, 347}
 _STRUCTURAL |= {
     XMP,
@@ -59,7 +59,8 @@ class Block:
     """Byte order as `struct` has it: "<" or ">"."""
     entries: list[Entry]
     directories: dict[int, list[Entry]]
-    """The EXIF and GPS directories that there are, by the tag that points to them."""
+    """The EXIF and GPS directories that there are and can be read, by the tag that points to them.
+    """
 
 
 def parse(data: bytes, offset: int | None = None) -> Block:
@@ -72,12 +73,13 @@ def parse(data: bytes, offset: int | None = None) -> Block:
         order, big, first = _directory(data, offset)
         directories = {}
         for entry in first:
-            if entry.tag in (EXIF_DIRECTORY, GPS_DIRECTORY):
+            if entry.tag in DIRECTORIES:
                 (start,) = struct.unpack_from(order + _pointer(entry), entry.value)
-                found = _read_directory(data, start, order, big)
-                directories[entry.tag] = [
-                    inner for inner in found if inner.tag != _INTEROPERABILITY
-                ]
+                with contextlib.suppress(struct.error):  # the rest tells all the same
+                    found = _read_directory(data, start, order, big) if start else []
+                    directories[entry.tag] = [
+                        inner for inner in found if inner.tag != _INTEROPERABILITY
+                    ]
     except struct.error as error:
         raise ValueError(f"damaged directory: {error}") from error
     kept = [entry for entry in first if entry.tag not in _STRUCTURAL and entry.kind < 16]
@@ -94,12 +96,43 @@ def has_tag(block: bytes, tag: int) -> bool:
     return tag in _places(block)
 
 
+def cut_off(data: bytes, offset: int) -> list[int]:
+    """List the tags of a directory of a TIFF whose values lie behind the end of the file."""
+    order, big, _ = _directory(data, offset)
+    return [entry.tag for entry in _entries(data, offset, order, big) if not _is_whole(entry)]
+
+
+def only_orientation(block: bytes) -> bytes | None:
+    """Save of a damaged EXIF block what says how to turn the picture, as a block of its own."""
+    with contextlib.suppress(ValueError, struct.error):
+        order, _, offset = _header(block)
+        for entry in _entries(block, offset, order, big=False):
+            if entry.tag == ORIENTATION and _is_whole(entry):
+                head = HEADERS[order] + struct.pack(order + "I", 8)
+                return head + append(Block(order, [], {}), [entry], 8)
+    return None
+
+
 def resolution(data: bytes, offset: int | None = None) -> tuple[float, float] | None:
     """Find the resolution that an EXIF block, or the directory of a TIFF at `offset`, tells.
 
     Returns:
         In pixels per inch, across and down; None if there is none, or none that makes sense.
     """
+    unit, x, y = _density(data, offset)
+    per_inch = {2.0: 1.0, 3.0: 2.54}.get(unit, 0.0)
+    x, y = x * per_inch, y * per_inch
+    return (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
+
+
+def is_oblong(data: bytes, offset: int | None = None) -> bool:
+    """Whether a directory of a TIFF tells the shape of a pixel, which is no square, and no size."""
+    unit, x, y = _density(data, offset)
+    return unit == 1 and x != y
+
+
+def _density(data: bytes, offset: int | None) -> tuple[float, float, float]:
+    """Unit of the resolution (1 none, 2 inch, 3 cm) and its value across and down, 0 if unknown."""
     with contextlib.suppress(KeyError, ValueError, ZeroDivisionError, struct.error):
         order, _, directory = _directory(data, offset)
         entries = {entry.tag: entry for entry in directory}
@@ -110,11 +143,8 @@ def resolution(data: bytes, offset: int | None = None) -> tuple[float, float] | 
             return float(above / below[0] if below else above)
 
         unit = number(RESOLUTION_UNIT) if RESOLUTION_UNIT in entries else 2.0
-        per_inch = {2.0: 1.0, 3.0: 2.54}[unit]
-        x, y = (number(tag) * per_inch for tag in (X_RESOLUTION, Y_RESOLUTION))
-        if 0 < x < 1e6 and 0 < y < 1e6:
-            return x, y
-    return None
+        return unit, number(X_RESOLUTION), number(Y_RESOLUTION)
+    return 0, 0, 0
 
 
 def from_tiff(data: bytes, offset: int | None = None, without: Container[int] = ()) -> bytes | None:
@@ -268,7 +298,7 @@ def _used(block: bytes, order: str) -> Iterator[tuple[int, int]]:
                 size = _VALUE_BYTES.get(kind, 0) * length
                 if 4 < size <= len(block) - value:
                     yield value, value + size
-                if tag in (EXIF_DIRECTORY, GPS_DIRECTORY, _INTEROPERABILITY):
+                if tag in (*DIRECTORIES, _INTEROPERABILITY):
                     starts.append(value)
 
 
@@ -294,14 +324,19 @@ def _places(block: bytes, start: int | None = None) -> dict[int, int]:
 
 def _directory(data: bytes, offset: int | None) -> tuple[str, bool, list[Entry]]:
     """Read byte order, whether it is a BigTIFF, and a directory's entries; None is the first."""
+    order, big, first = _header(data)
+    return order, big, _read_directory(data, first if offset is None else offset, order, big)
+
+
+def _header(data: bytes) -> tuple[str, bool, int]:
+    """Read byte order, whether it is a BigTIFF, and where the first directory stands."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
     (magic,) = struct.unpack_from(order + "H", data, 2)
     if not order or magic not in (42, 43):
         raise ValueError("no TIFF header")
     big = magic == 43
-    if offset is None:
-        (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    return order, big, _read_directory(data, offset, order, big)
+    (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    return order, big, offset
 
 
 def _pointer(entry: Entry) -> str:
@@ -309,10 +344,21 @@ def _pointer(entry: Entry) -> str:
 
 
 def _read_directory(data: bytes, offset: int, order: str, big: bool) -> list[Entry]:
+    """Read the entries of a directory that are of a known kind and whole."""
+    entries = _entries(data, offset, order, big)
+    return [entry for entry in entries if entry.kind in _VALUE_BYTES and _is_whole(entry)]
+
+
+def _is_whole(entry: Entry) -> bool:
+    """Whether the value of an entry, if it is of a known kind, is all there."""
+    return len(entry.value) == _VALUE_BYTES.get(entry.kind, 0) * entry.count
+
+
+def _entries(data: bytes, offset: int, order: str, big: bool) -> Iterator[Entry]:
+    """Iterate over the entries of a directory; what lies behind the end is missing in values."""
     width = 8 if big else 4  # of counts and of inline values
     (length,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
     form = order + ("HHQ" if big else "HHI")
-    entries = []
     place = offset + (8 if big else 2)
     for _ in range(min(length, 4096)):
         tag, kind, count = struct.unpack_from(form, data, place)
@@ -320,11 +366,8 @@ def _read_directory(data: bytes, offset: int, order: str, big: bool) -> list[Ent
         start = place + 4 + width
         if size > width:
             (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, start)
-        value = data[start : start + size]
-        if kind in _VALUE_BYTES and len(value) == size:
-            entries.append(Entry(tag, kind, count, value))
+        yield Entry(tag, kind, count, data[start : start + size])
         place += 4 + 2 * width
-    return entries
 
 
 def _pack_directory(entries: list[Entry], offset: int, order: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import IO, Literal
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from denoiser import codecs, raw
+from denoiser import codecs, jpeg, png, raw
 from denoiser.errors import ArgumentError, DenoiserError, InputError, ModelError, OutputError
 from denoiser.files import whole_file
 from denoiser.picture import (
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _AVIF_HEADERS = (b"ftypavif", b"ftypavis")
+_HEADERS = (png.SIGNATURE, jpeg.SIGNATURE)
 SUFFIXES = frozenset(suffix for format in FORMATS for suffix in format.suffixes)
 if raw.IS_INSTALLED:
     SUFFIXES |= raw.SUFFIXES
@@ -129,6 +130,8 @@ def read(source: Path | bytes, name: str = "standard input") -> Picture:
     except UnidentifiedImageError as error:
         if data[4:12] in _AVIF_HEADERS:  # which is looked at whole before it is known
             raise InputError(f"{name} is damaged") from error
+        if data.startswith(_HEADERS) or data[8:12] == b"WEBP":
+            raise InputError(f"{name} is damaged, or of a rare kind") from error
         known = ", ".join(format.name for format in FORMATS)
         raise InputError(f"{name} is not a picture in a supported format ({known})") from error
     except MemoryError:

@@ -15,6 +15,7 @@ from denoiser.picture import Picture
 
 PILLOW_LOCK = threading.Lock()
 """For settings of Pillow, which are the same for all threads."""
+SIGNATURE, _EXIF = b"\xff\xd8\xff", b"Exif\0\0"
 _PHOTOSHOP = b"Photoshop 3.0\0"  # begins a segment of image resources
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)  # none of scans
 _TOLD = {"APP3", "APP6", "APP7", "APP8", "APP9", "APP11"}
@@ -24,9 +25,28 @@ _LARGE = 4096  # bytes behind the picture that are more than a camera's notes fo
 _XMP_POINTER = re.compile(
     rb"\s*xmpNote:HasExtendedXMP=([\"'])\w*\1|<(xmpNote:HasExtendedXMP)>\w*</\2>"
 )
+_ICC = b"ICC_PROFILE\0"
 _XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 _PILLOWS_BLOCK = ImageFile.MAXBLOCK
 _wanted: list[int] = [0]  # bytes for the files that are being written
+
+
+def part_exif(data: bytes) -> tuple[bytes, bytes]:
+    """Take the EXIF segments out of a file.
+
+    Returns:
+        The file without them, and their block.
+    """
+    rest, block, place = data[:2], b"", 2
+    while data[place : place + 1] == b"\xff" and data[place + 1] != 0xDA:  # of the scan
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        segment = data[place:end]
+        if segment[1:2] == b"\xe1" and segment[4:10] == _EXIF:
+            block += segment[10:]
+        else:
+            rest += segment
+        place = end
+    return rest + data[place:], block
 
 
 def describe(picture: Picture, file: ImageFile.ImageFile, data: bytes) -> None:
@@ -45,6 +65,8 @@ def describe(picture: Picture, file: ImageFile.ImageFile, data: bytes) -> None:
     )
     picture.iptc = photoshop.iptc(resources)
     picture.comment = b"\n".join(text for kind, text in segments if kind == "COM") or None
+    if not picture.icc and any(text.startswith(_ICC) for _, text in segments):
+        picture.notes.append("its ICC profile is damaged: dropped")
     if any(text.startswith(_XMP_EXTENSION) for _, text in segments):
         picture.has_extended_xmp = True
         picture.xmp = picture.xmp and _XMP_POINTER.sub(b"", picture.xmp)

@@ -31,6 +31,7 @@ SRGB = {
     b"cICP": b"\1\x0d\0\1",
 }
 """Chunks of a PNG that say no more than that its colours are those of sRGB (PNG 3, 11.3.2)."""
+OBLONG = "the shape of its pixels, which are no squares, is dropped"
 LARGEST_MP = 300
 """Larger pictures are taken for decompression bombs."""
 LARGEST_FLOAT = 4.0
@@ -61,8 +62,8 @@ class Format:
     """Pixels."""
     dpi: tuple[float, float] = (0, 1e6)
     """Lowest and highest resolution."""
-    longest_block: int = 2**31
-    """Largest EXIF, XMP or IPTC block, or comment, in bytes."""
+    longest: dict[str, int] = dataclasses.field(default_factory=dict, hash=False)
+    """Bytes of the largest `metadata`, where there is a limit."""
 
     def holds(self, dpi: tuple[float, float]) -> bool:
         """Whether a resolution can be written."""
@@ -92,7 +93,7 @@ FORMATS: tuple[Format, ...] = (
         lossy=True,
         longest_side=65_500,
         dpi=(0.5, 65_535),
-        longest_block=65_000 - 29,
+        longest={"exif": 65_527, "xmp": 65_502, "iptc": 65_507, "comment": 65_533},
     ),
     Format(
         "TIFF",
@@ -195,11 +196,7 @@ def adapt(
             kept = changes.get("exif", picture.exif)
             if name != "dpi" or not kept or not exif.resolution(kept):
                 lost.append(label)
-        elif (
-            value
-            and name in ("exif", "xmp", "iptc", "comment")
-            and len(value) > format.longest_block
-        ):
+        elif value and len(value) > format.longest.get(name, len(value)):
             changes[name] = nothing
             lost.append(f"{label} of more than 64 KB")
     if picture.mode == "CMYK" and mode != "CMYK":
@@ -343,11 +340,13 @@ def has_outliers(pixels: np.ndarray, white: float) -> bool:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse decompression bombs by what the header says.
+    """Refuse decompression bombs, and what has no pixels, by what the header says.
 
     Raises:
-        InputError: More than `LARGEST_MP`.
+        InputError: More than `LARGEST_MP`, or nothing.
     """
+    if width < 1 or height < 1:
+        raise InputError(f"it has no pixels: {width} x {height}")
     if width * height > LARGEST_MP * 1e6:
         raise InputError(
             f"{width} x {height} pixels are more than {LARGEST_MP} megapixels:"

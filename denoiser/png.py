@@ -10,17 +10,21 @@ from typing import IO
 import numpy as np
 from PIL import ImageFile
 
+from denoiser.errors import InputError
 from denoiser.picture import Mode, Picture, with_mode
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _XMP_KEY = "XML:com.adobe.xmp"
 _COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI"}
-_OTHER_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"pHYs", b"bKGD"}
-_OTHER_CHUNKS |= {b"sBIT", b"hIST", b"sPLT", b"tIME", b"acTL", b"fcTL", b"fdAT"}
+_PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"pHYs", b"acTL", b"fcTL", b"fdAT"}
+_OTHER_CHUNKS = _PIXEL_CHUNKS | {b"bKGD", b"sBIT", b"hIST", b"sPLT", b"tIME"}
 # hints for decoders, and places on a canvas, of macOS and ImageMagick
 _OTHER_CHUNKS |= {b"iDOT", b"CgBI", b"orNT", b"vpAg", b"caNv", b"oFFs", b"dSIG"}
 _TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 _RAW_PROFILE = b"Raw profile type "
 _LONGEST_TEXT = 2**20  # bytes, as Pillow reads it
+_LONGEST_PROFILE = 2**26
 
 
 def is_deep(data: bytes) -> bool:
@@ -28,17 +32,33 @@ def is_deep(data: bytes) -> bool:
     return data[24] == 16
 
 
+def bare(data: bytes) -> bytes:
+    """Take out what Pillow need not see, for it refuses pictures with more than 1 MB of ICC."""
+    parts = [data[start:end] for kind, start, end in _chunks(data) if kind in _PIXEL_CHUNKS]
+    return b"".join([SIGNATURE, *parts])
+
+
 def describe(picture: Picture, data: bytes) -> bytes | None:
     """Collect what the chunks tell of a picture, also those behind the pixels.
 
     Returns:
         The EXIF block if one of the chunks holds it.
+
+    Raises:
+        InputError: Pixels are damaged, which decoders do not notice near the end.
     """
     block, others = None, []
     for kind, start, end in _chunks(data):
         body = data[start + 8 : end - 4]
+        intact = data[end - 4 : end] == struct.pack(">I", zlib.crc32(kind + body))
+        if not kind.isalpha() or (kind == b"IDAT" and not intact):
+            raise InputError("the file is damaged")
         if kind in _COLOUR_CHUNKS:
             picture.png_chunks[kind] = body
+        elif kind == b"iCCP":
+            picture.icc = _icc(body)
+            if not picture.icc:
+                picture.notes.append("its ICC profile is damaged: dropped")
         elif kind == b"eXIf":
             block = body
         elif kind == b"iTXt" and body.startswith(_XMP_KEY.encode() + b"\0"):
@@ -46,8 +66,7 @@ def describe(picture: Picture, data: bytes) -> bytes | None:
         elif kind in _TEXT_CHUNKS and body.startswith(_RAW_PROFILE):
             picture.notes.append("a raw profile of ImageMagick in it is dropped")
         elif kind in _TEXT_CHUNKS:
-            crc = struct.pack(">I", zlib.crc32(kind + body))
-            if data[end - 4 : end] == crc and _is_text(kind, body):
+            if intact and _is_text(kind, body):
                 picture.texts.append((kind, body))
             else:
                 picture.notes.append("a damaged text in it is dropped")
@@ -127,6 +146,15 @@ def _is_text(kind: bytes, body: bytes) -> bool:
     with contextlib.suppress(zlib.error):
         inflate.decompress(packed, _LONGEST_TEXT)
     return inflate.eof
+
+
+def _icc(body: bytes) -> bytes | None:
+    """Profile of an iCCP chunk (PNG 3, section 11.3.2.3); None if it is not whole."""
+    _, _, packed = body.partition(b"\0")
+    inflate, profile = zlib.decompressobj(), b""
+    with contextlib.suppress(zlib.error):
+        profile = inflate.decompress(packed[1:], _LONGEST_PROFILE)
+    return profile if inflate.eof else None
 
 
 def _itxt(body: bytes) -> bytes | None:

@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import re
-from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -12,7 +11,7 @@ import tifffile
 
 from denoiser import exif, photoshop
 from denoiser.errors import InputError, OutputError
-from denoiser.picture import Mode, Picture, check_size, white_of
+from denoiser.picture import OBLONG, Mode, Picture, check_size, white_of
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # one line on stderr is ours
 
@@ -23,6 +22,9 @@ _CHROMATICITIES = {
     318: ("WhitePoint", [0.3127, 0.3290]),
     319: ("PrimaryChromaticities", [0.64, 0.33, 0.30, 0.60, 0.15, 0.06]),
 }
+_NEEDED = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338}
+_NEEDED |= {339, 347}
+"""Tags without which pixels are read as something else."""
 _LARGEST_BYTES = 3_900_000_000  # of a classic TIFF
 _JPEG = 7
 _UNSPECIFIED = 0
@@ -37,13 +39,19 @@ def decode(data: bytes) -> Picture:
         Exception: Whatever tifffile raises on damaged files.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        first = file.pages.first
-        pages = [page for page in _all_pages(file) if not page.is_reduced] or [first]
+        tops = _pages(file)
+        inside = [page for top in tops for page in (top, *(top.pages if top.subifds else ()))]
+        pages = [page for page in inside if not page.is_reduced] or tops[:1]
         page = pages[0]
-        # of a SubIFD the first page tells
-        teller = page if page.offset in [found.offset for found in file.pages] else first
+        teller = page if page in tops else tops[0]  # of a SubIFD the first page tells
         check_size(page.imagewidth, page.imagelength)
         kind = _kind(page)
+        lost = {tag for told in {page.offset, teller.offset} for tag in exif.cut_off(data, told)}
+        if lost & _NEEDED:
+            raise InputError("the file is cut short: it does not say what its pixels are")
+        parts = zip(page.dataoffsets, page.databytecounts, strict=False)
+        if any(offset and not size for offset, size in parts):  # tifffile would shift the rest
+            raise InputError("a part of its pixels is empty")
         pixels, mode = _pixels(page, kind)
         picture = Picture(
             pixels,
@@ -54,6 +62,13 @@ def decode(data: bytes) -> Picture:
             dpi=exif.resolution(data, page.offset),
             encoding={"compressed": page.compression.name != "NONE"},
         )
+        if lost:
+            tags = ", ".join(map(str, sorted(lost)))
+            picture.notes.append(f"its tags {tags} lie behind the end of the file: dropped")
+        if not all(page.dataoffsets):
+            picture.notes.append("parts of it are missing in the file: they are black")
+        if exif.is_oblong(data, page.offset):
+            picture.notes.append(OBLONG)
         if page.dtype is not None and page.dtype.kind == "f" and page.bitspersample != 32:
             change = f"its floating point of {page.bitspersample} bits becomes 32"
             picture.notes.append(change)
@@ -119,12 +134,14 @@ def encode(picture: Picture, file: IO[bytes]) -> None:
     exif.add_to_tiff(file, block, {exif.XMP: picture.xmp, exif.IPTC: picture.iptc})
 
 
-def _all_pages(file: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
-    """Iterate over the pages and, behind each, those of its SubIFDs."""
+def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    """List the pages; a damaged file's may follow each other in a circle."""
+    found: dict[int, tifffile.TiffPage] = {}
     for page in file.pages:
-        yield page
-        if page.subifds:
-            yield from page.pages
+        if page.offset in found:
+            break
+        found[page.offset] = page
+    return list(found.values())
 
 
 def _slices(file: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
@@ -188,6 +205,8 @@ def _pixels(page: tifffile.TiffPage, kind: Mode | str) -> tuple[np.ndarray, Mode
         pixels = np.moveaxis(pixels.reshape(count, page.imagelength, page.imagewidth), 0, -1)
     pixels = pixels.reshape(page.imagelength, page.imagewidth, count)
     if kind == "palette":
+        if page.colormap is None or page.colormap.ndim != 2:
+            raise InputError("its palette is damaged")
         return (page.colormap.T[pixels[..., 0].astype(np.uint16)] >> 8).astype(np.uint8), "RGB"
     if pixels.dtype.kind == "f":
         pixels = pixels.astype(np.float32)

@@ -310,7 +310,7 @@ def test_a_pointer_of_unknown_kind_is_not_followed(tmp_path):
     block += b"".join(struct.pack(">HHII", *entry) for entry in entries) + bytes(4)
     Image.new("RGB", (8, 4)).save(tmp_path / "a.png", exif=b"Exif\0\0" + block)
     picture = read(tmp_path / "a.png")
-    assert picture.pixels.shape == (8, 4, 3) and not picture.notes
+    assert picture.pixels.shape == (8, 4, 3) and len(picture.notes) == 1
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -826,7 +826,7 @@ def test_pure_noise_fits_into_a_jpeg(quality, tmp_path, rng, capfd):
 
 
 def test_too_much_metadata_for_a_format_is_dropped_with_a_line(tmp_path):
-    picture = Picture(random_pixels("RGB", "uint8"), "RGB", "PNG", xmp=XMP + b" " * 65_000)
+    picture = Picture(random_pixels("RGB", "uint8"), "RGB", "PNG", xmp=XMP + b" " * 65_500)
     found, notes = through_file(picture, JPEG, tmp_path)
     assert found.xmp is None and "XMP" in notes[0]
     wide = Picture(np.zeros((1, 20_000, 3), np.uint8), "RGB", "PNG")
@@ -1084,3 +1084,176 @@ def test_a_disk_that_takes_a_part_only_gets_nothing(format, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+
+
+def tiff_of(pixels, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "TIFF", **options)
+    return buffer.getvalue()
+
+
+def test_pages_in_a_circle_end():
+    data = bytearray(tiff_of(random_pixels("RGB", "uint8")))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    struct.pack_into("<I", data, start + 2 + 12 * count, start)
+    np.testing.assert_array_equal(read(bytes(data)).pixels, random_pixels("RGB", "uint8"))
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate"])
+def test_a_tiff_without_its_end_says_what_is_lost_or_is_damaged(compression, srgb):
+    pixels = random_pixels("RGB", "uint8")
+    whole = tiff_of(pixels, compression=compression, icc_profile=srgb)
+    picture = read(whole[:-9])
+    assert not picture.icc and "34675" in picture.notes[0]
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    with pytest.raises(InputError, match="cut short"):  # bits per channel stand last
+        read(tiff_of(pixels, compression=compression)[:-3])
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("tag", ["StripOffsets", "StripByteCounts"])
+def test_a_tiff_with_a_hole_says_so_or_is_damaged(tag, compression):
+    buffer = io.BytesIO()
+    pixels = random_pixels("RGB", "uint8", height=64)
+    tifffile.imwrite(buffer, pixels, rowsperstrip=16, compression=compression)
+    with tifffile.TiffFile(io.BytesIO(buffer.getvalue())) as file:
+        found = file.pages[0].tags[tag]
+    form = {3: "<H", 4: "<I"}[int(found.dtype)]
+    data = bytearray(buffer.getvalue())
+    struct.pack_into(form, data, found.valueoffset + struct.calcsize(form), 0)
+    if tag == "StripByteCounts":
+        with pytest.raises(InputError, match="empty"):
+            read(bytes(data))
+        return
+    picture = read(bytes(data))
+    assert picture.notes == ["parts of it are missing in the file: they are black"]
+    np.testing.assert_array_equal(picture.pixels[32:], pixels[32:])
+
+
+def test_a_palette_of_a_wrong_length_is_damage():
+    image = Image.fromarray(random_pixels("L", "uint8")[..., 0]).convert("P")
+    image.save(buffer := io.BytesIO(), "TIFF")
+    data = bytearray(buffer.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        offset = file.pages[0].tags["ColorMap"].offset
+    struct.pack_into("<I", data, offset + 4, 767)
+    with pytest.raises(InputError, match="palette"):
+        read(bytes(data))
+
+
+def test_a_picture_without_pixels_is_refused():
+    data = bytearray(tiff_of(random_pixels("RGB", "uint8")))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tag = file.pages[0].tags["ImageLength"]
+    struct.pack_into("<I" if int(tag.dtype) == 4 else "<H", data, tag.valueoffset, 0)
+    with pytest.raises(InputError, match="no pixels"):
+        read(bytes(data))
+
+
+def test_a_profile_of_any_size_is_read_back(srgb, tmp_path):
+    large = struct.pack(">I", 1_500_000) + srgb[4:] + bytes(1_500_000 - len(srgb))
+    picture = Picture(random_pixels("RGB", "uint8"), "RGB", "PNG", icc=large)
+    found, notes = through_file(picture, PNG, tmp_path)
+    assert found.icc == large and notes == found.notes == []
+
+
+def damaged_profiles(srgb):
+    image = Image.fromarray(random_pixels("RGB", "uint8"))
+    image.save(buffer := io.BytesIO(), "PNG", icc_profile=srgb)
+    place = (png := bytearray(buffer.getvalue())).index(b"iCCP")
+    png[place + 20] ^= 255
+    image.save(buffer := io.BytesIO(), "JPEG", icc_profile=srgb + bytes(70_000))
+    place = (jpg := buffer.getvalue()).index(b"ICC_PROFILE")  # of two segments
+    (length,) = struct.unpack_from(">H", jpg, place - 2)
+    image.save(buffer := io.BytesIO(), "WEBP", icc_profile=srgb[:300])
+    return bytes(png), jpg[: place - 4] + jpg[place - 2 + length :], buffer.getvalue()
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_damaged_profile_is_dropped_with_a_line(index, srgb):
+    picture = read(damaged_profiles(srgb)[index])
+    assert not picture.icc and picture.notes == ["its ICC profile is damaged: dropped"]
+
+
+@pytest.mark.parametrize("kind", [b"DEBM", b"KNIL"])
+def test_the_profile_of_a_bmp_is_read(kind, srgb):
+    Image.fromarray(random_pixels("RGB", "uint8")).save(buffer := io.BytesIO(), "BMP")
+    plain = buffer.getvalue()
+    header = struct.pack("<I", 124) + plain[18:54] + bytes(16) + kind + bytes(48)
+    header += struct.pack("<IIII", 4, 124 + len(plain) - 54, len(srgb), 0)
+    data = plain[:10] + struct.pack("<I", 138) + header + plain[54:] + srgb
+    picture = read(data)
+    np.testing.assert_array_equal(picture.pixels, random_pixels("RGB", "uint8"))
+    assert (picture.icc == srgb) if kind == b"DEBM" else "another file" in picture.notes[0]
+
+
+@pytest.mark.parametrize("share", [0.8, 0.99])
+def test_a_png_whose_end_is_zeros_is_damaged(share, tmp_path):
+    Image.fromarray(random_pixels("RGB", "uint8", 90, 90)).save(buffer := io.BytesIO(), "PNG")
+    data = buffer.getvalue()
+    kept = int(share * len(data))
+    with pytest.raises(InputError, match="damaged"):
+        read(data[:kept] + bytes(len(data) - kept))
+
+
+def odd_exif(entries, pointed=b""):
+    block = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries))
+    return block + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4) + pointed
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize(
+    ("block", "keeps"),
+    [
+        (odd_exif([(0x0112, 3, 1, 6), (0x8825, 4, 1, 0)]), True),
+        (odd_exif([(0x0112, 3, 1, 6), (0x8769, 4, 1, 999)]), True),
+        (odd_exif([(0x0112, 3, 1, 6), (0x011A, 2, 1, 0), (0x0128, 3, 1, 2)]), True),
+        (odd_exif([(0x0112, 3, 1, 6), (0x0131, 3, 1, 7)]).replace(b"\2\0", b"\x09\0", 1), False),
+    ],
+)
+def test_a_picture_is_turned_whatever_else_its_exif_says(block, keeps):
+    image = Image.fromarray(random_pixels("RGB", "uint8"))
+    image.save(buffer := io.BytesIO(), "JPEG")
+    plain = buffer.getvalue()
+    segment = b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block
+    picture = read(plain[:2] + segment + plain[plain.index(b"\xff\xdb") :])  # without JFIF
+    assert picture.pixels.shape == (17, 13, 3)
+    assert (len(picture.exif) == len(block)) == keeps
+    assert keeps or picture.notes == ["its EXIF is damaged: dropped"]
+
+
+@pytest.mark.parametrize(
+    "stated", [b"tiff:Orientation='6'", b'tiff:Orientation = "6"', b"<tiff:Orientation>\n 6\n<"]
+)
+def test_any_writing_of_the_orientation_in_xmp_is_reset(stated, tmp_path):
+    block, path = b"Exif\0\0" + exif_block(6), tmp_path / "a.jpg"
+    Image.new("RGB", (8, 4)).save(path, exif=block, xmp=b"<x " + stated)
+    assert read(path).xmp == b"<x " + stated.replace(b"6", b"1")
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])
+def test_the_shape_of_oblong_pixels_is_dropped_with_a_line(format):
+    image = Image.fromarray(random_pixels("RGB", "uint8"))
+    options = {"resolution_unit": 1, "x_resolution": 72, "y_resolution": 36}
+    image.save(buffer := io.BytesIO(), format, **(options if format == "TIFF" else {}))
+    data = buffer.getvalue()
+    if format == "PNG":
+        data = data[:33] + png_chunk(b"pHYs", struct.pack(">IIB", 2, 1, 0)) + data[33:]
+    elif format == "JPEG":
+        place = data.index(b"JFIF\0") + 7
+        data = data[:place] + struct.pack(">BHH", 0, 2, 1) + data[place + 5 :]
+    assert read(data).notes == ["the shape of its pixels, which are no squares, is dropped"]
+
+
+def test_a_header_that_is_known_is_not_called_unknown():
+    for header in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF....WEBP"):
+        with pytest.raises(InputError, match="damaged, or of a rare kind"):
+            read(header + bytes(40))
+
+
+def test_a_lossless_animation_stays_lossless():
+    frames = [Image.fromarray(random_pixels("RGB", "uint8", seed=seed)) for seed in (0, 1)]
+    options = {"save_all": True, "append_images": frames[1:]}
+    frames[0].save(buffer := io.BytesIO(), "WEBP", lossless=True, **options)
+    assert read(buffer.getvalue()).encoding == {"lossless": True}
