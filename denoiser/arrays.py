@@ -24,7 +24,8 @@ def check_image(image: np.ndarray, out: np.ndarray | None) -> None:
         raise ShapeError(f"image must be (H, W), (H, W, 1) or (H, W, 3), not {image.shape}")
     if image.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
         raise ShapeError(
-            f"image must be uint8, uint16 or floating point of this machine, not {image.dtype}"
+            "image must be uint8, uint16 or floating point, in this machine's byte order,"
+            f" not {image.dtype}"
         )
     if out is not None and (out.shape != image.shape or out.dtype != image.dtype):
         raise ShapeError(f"out must be like image: {image.shape} {image.dtype}")

@@ -53,7 +53,7 @@ def decode(data: bytes) -> Picture:
                 if file.format == "PNG":
                     png.scale_transparency(file, data)
                 picture.pixels, picture.mode = _decode_8bit(file)
-    if picture.icc and len(picture.icc) < int.from_bytes(picture.icc[:4], "big"):
+    if picture.icc and not _is_whole(picture.icc):
         picture.icc = None
         picture.notes.append("its ICC profile is damaged: dropped")
     if picture.xmp:  # which show the picture as it was
@@ -140,7 +140,7 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
     if bits > 8:
         picture.encoding = {"bits": bits}
     shape = info.get("aspect") or (info.get("jfif_unit") == 0 and info.get("jfif_density"))
-    if shape and shape[0] != shape[1]:
+    if shape and all(shape) and shape[0] != shape[1]:
         picture.notes.append(OBLONG)
     if not picture.icc and not _is_srgb(*codes):
         picture.notes.append(_OTHER_COLOURS.format(*codes))
@@ -162,13 +162,20 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
     return picture
 
 
+def _is_whole(icc: bytes) -> bool:
+    """Whether all that the tag table of an ICC profile speaks of is there (ICC.1, 7.3)."""
+    if len(icc) < 132:
+        return False
+    end = 132 + 12 * struct.unpack_from(">I", icc, 128)[0]
+    table = struct.iter_unpack(">4sII", icc[132:end]) if end <= len(icc) else [(b"", end, 0)]
+    return all(start + size <= len(icc) for _, start, size in table)
+
+
 def _checked_exif(block: bytes, notes: list[str]) -> bytes | None:
     try:
         if block[2:4] not in (b"*\0", b"\0*"):
             raise ValueError("no TIFF header")
-        found = exif.parse(block)
-        parts = [tag for tag in exif.DIRECTORIES if exif.has_tag(block, tag)]
-        if not found.directories.keys() >= set(parts):
+        if exif.parse(block).broken:
             notes.append("a part of its EXIF is damaged")
         return exif.without_thumbnail(block)
     except (ValueError, struct.error):
@@ -190,7 +197,12 @@ def _to_bytes(value: object) -> bytes | None:
 
 def _without_element(xml: bytes, name: bytes) -> bytes:
     """Take every element of a name, without attributes, out of an XML packet."""
-    return re.sub(rb"<%b\s*>.*?</%b\s*>" % (name, name), b"", xml, flags=re.DOTALL)
+    opening, closing = (re.compile(rb"<%b%b\s*>" % (sign, name)) for sign in (b"", b"/"))
+    parts, start = [], 0
+    while (begin := opening.search(xml, start)) and (end := closing.search(xml, begin.end())):
+        parts.append(xml[start : begin.start()])
+        start = end.end()
+    return b"".join([*parts, xml[start:]])
 
 
 def _riff_chunks(data: bytes) -> list[bytes]:

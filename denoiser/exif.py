@@ -59,8 +59,9 @@ class Block:
     """Byte order as `struct` has it: "<" or ">"."""
     entries: list[Entry]
     directories: dict[int, list[Entry]]
-    """The EXIF and GPS directories that there are and can be read, by the tag that points to them.
-    """
+    """The EXIF and GPS directories that there are, by the tag that points to them."""
+    broken: bool = False
+    """Whether one of them cannot be read."""
 
 
 def parse(data: bytes, offset: int | None = None) -> Block:
@@ -71,19 +72,22 @@ def parse(data: bytes, offset: int | None = None) -> Block:
     """
     try:
         order, big, first = _directory(data, offset)
-        directories = {}
-        for entry in first:
-            if entry.tag in DIRECTORIES:
-                (start,) = struct.unpack_from(order + _pointer(entry), entry.value)
-                with contextlib.suppress(struct.error):  # the rest tells all the same
-                    found = _read_directory(data, start, order, big) if start else []
-                    directories[entry.tag] = [
-                        inner for inner in found if inner.tag != _INTEROPERABILITY
-                    ]
     except struct.error as error:
         raise ValueError(f"damaged directory: {error}") from error
+    directories, broken = {}, False
+    for entry in first:
+        if entry.tag not in DIRECTORIES:
+            continue
+        try:
+            (start,) = struct.unpack_from(order + _pointer(entry), entry.value)
+            found = _read_directory(data, start, order, big) if start else []
+        except struct.error:  # the rest tells all the same
+            broken = True
+            continue
+        if inside := [inner for inner in found if inner.tag != _INTEROPERABILITY]:
+            directories[entry.tag] = inside
     kept = [entry for entry in first if entry.tag not in _STRUCTURAL and entry.kind < 16]
-    return Block(order, kept, directories)
+    return Block(order, kept, directories, broken)
 
 
 def value_of(data: bytes, tag: int, offset: int | None = None) -> bytes | None:
@@ -98,16 +102,16 @@ def has_tag(block: bytes, tag: int) -> bool:
 
 def cut_off(data: bytes, offset: int) -> list[int]:
     """List the tags of a directory of a TIFF whose values lie behind the end of the file."""
-    order, big, _ = _directory(data, offset)
+    order, big, _ = _header(data)
     return [entry.tag for entry in _entries(data, offset, order, big) if not _is_whole(entry)]
 
 
 def only_orientation(block: bytes) -> bytes | None:
-    """Save of a damaged EXIF block what says how to turn the picture, as a block of its own."""
+    """Rescue the orientation from a damaged EXIF block, as a block of its own."""
     with contextlib.suppress(ValueError, struct.error):
         order, _, offset = _header(block)
         for entry in _entries(block, offset, order, big=False):
-            if entry.tag == ORIENTATION and _is_whole(entry):
+            if entry.tag == ORIENTATION and entry.kind in (3, 4):
                 head = HEADERS[order] + struct.pack(order + "I", 8)
                 return head + append(Block(order, [], {}), [entry], 8)
     return None
@@ -128,7 +132,7 @@ def resolution(data: bytes, offset: int | None = None) -> tuple[float, float] | 
 def is_oblong(data: bytes, offset: int | None = None) -> bool:
     """Whether a directory of a TIFF tells the shape of a pixel, which is no square, and no size."""
     unit, x, y = _density(data, offset)
-    return unit == 1 and x != y
+    return unit == 1 and 0 < x != y > 0
 
 
 def _density(data: bytes, offset: int | None) -> tuple[float, float, float]:

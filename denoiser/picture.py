@@ -31,7 +31,7 @@ SRGB = {
     b"cICP": b"\1\x0d\0\1",
 }
 """Chunks of a PNG that say no more than that its colours are those of sRGB (PNG 3, 11.3.2)."""
-OBLONG = "the shape of its pixels, which are no squares, is dropped"
+OBLONG = "its pixels are not square: that is dropped"
 LARGEST_MP = 300
 """Larger pictures are taken for decompression bombs."""
 LARGEST_FLOAT = 4.0
@@ -93,7 +93,7 @@ FORMATS: tuple[Format, ...] = (
         lossy=True,
         longest_side=65_500,
         dpi=(0.5, 65_535),
-        longest={"exif": 65_527, "xmp": 65_502, "iptc": 65_507, "comment": 65_533},
+        longest={"exif": 65_527, "xmp": 65_502, "iptc": 65_506, "comment": 65_533},
     ),
     Format(
         "TIFF",

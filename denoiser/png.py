@@ -16,9 +16,9 @@ from denoiser.picture import Mode, Picture, with_mode
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _XMP_KEY = "XML:com.adobe.xmp"
-_COLOUR_CHUNKS = {b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI"}
-_PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"pHYs", b"acTL", b"fcTL", b"fdAT"}
-_OTHER_CHUNKS = _PIXEL_CHUNKS | {b"bKGD", b"sBIT", b"hIST", b"sPLT", b"tIME"}
+_COLOUR_BYTES = {b"cHRM": 32, b"gAMA": 4, b"sRGB": 1, b"cICP": 4, b"mDCV": 24, b"cLLI": 8}
+_FOR_PILLOW = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"pHYs", b"acTL", b"fcTL", b"fdAT"}
+_OTHER_CHUNKS = _FOR_PILLOW | {b"bKGD", b"sBIT", b"hIST", b"sPLT", b"tIME"}
 # hints for decoders, and places on a canvas, of macOS and ImageMagick
 _OTHER_CHUNKS |= {b"iDOT", b"CgBI", b"orNT", b"vpAg", b"caNv", b"oFFs", b"dSIG"}
 _TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
@@ -33,8 +33,12 @@ def is_deep(data: bytes) -> bool:
 
 
 def bare(data: bytes) -> bytes:
-    """Take out what Pillow need not see, for it refuses pictures with more than 1 MB of ICC."""
-    parts = [data[start:end] for kind, start, end in _chunks(data) if kind in _PIXEL_CHUNKS]
+    """Take out the chunks that `describe` reads; Pillow would refuse a picture for them."""
+    chunks = list(_chunks(data))
+    if all(kind in _FOR_PILLOW for kind, _, _ in chunks):
+        return data
+    view = memoryview(data)
+    parts = [view[start:end] for kind, start, end in chunks if kind in _FOR_PILLOW]
     return b"".join([SIGNATURE, *parts])
 
 
@@ -47,13 +51,20 @@ def describe(picture: Picture, data: bytes) -> bytes | None:
     Raises:
         InputError: Pixels are damaged, which decoders do not notice near the end.
     """
-    block, others = None, []
+    block, others, view = None, [], memoryview(data)
     for kind, start, end in _chunks(data):
-        body = data[start + 8 : end - 4]
-        intact = data[end - 4 : end] == struct.pack(">I", zlib.crc32(kind + body))
+        crc = struct.pack(">I", zlib.crc32(view[start + 4 : end - 4]))
+        intact = view[end - 4 : end] == crc
         if not kind.isalpha() or (kind == b"IDAT" and not intact):
-            raise InputError("the file is damaged")
-        if kind in _COLOUR_CHUNKS:
+            raise InputError("its pixels are damaged")
+        if kind == b"IDAT":
+            continue
+        body = data[start + 8 : end - 4]
+        is_xmp = kind == b"iTXt" and body.startswith(_XMP_KEY.encode() + b"\0")
+        is_kept = kind in _COLOUR_BYTES or kind == b"eXIf" or is_xmp
+        if is_kept and not (intact and len(body) == _COLOUR_BYTES.get(kind, len(body))):
+            picture.notes.append(f"its chunk {kind.decode()} is damaged: dropped")
+        elif kind in _COLOUR_BYTES:
             picture.png_chunks[kind] = body
         elif kind == b"iCCP":
             picture.icc = _icc(body)
@@ -61,8 +72,10 @@ def describe(picture: Picture, data: bytes) -> bytes | None:
                 picture.notes.append("its ICC profile is damaged: dropped")
         elif kind == b"eXIf":
             block = body
-        elif kind == b"iTXt" and body.startswith(_XMP_KEY.encode() + b"\0"):
+        elif is_xmp:
             picture.xmp = _itxt(body)
+            if not picture.xmp:
+                picture.notes.append("its XMP is damaged: dropped")
         elif kind in _TEXT_CHUNKS and body.startswith(_RAW_PROFILE):
             picture.notes.append("a raw profile of ImageMagick in it is dropped")
         elif kind in _TEXT_CHUNKS:
@@ -149,12 +162,11 @@ def _is_text(kind: bytes, body: bytes) -> bool:
 
 
 def _icc(body: bytes) -> bytes | None:
-    """Profile of an iCCP chunk (PNG 3, section 11.3.2.3); None if it is not whole."""
+    """Profile of an iCCP chunk (PNG 3, section 11.3.2.3), as far as it is there."""
     _, _, packed = body.partition(b"\0")
-    inflate, profile = zlib.decompressobj(), b""
     with contextlib.suppress(zlib.error):
-        profile = inflate.decompress(packed[1:], _LONGEST_PROFILE)
-    return profile if inflate.eof else None
+        return zlib.decompressobj().decompress(packed[1:], _LONGEST_PROFILE) or None
+    return None
 
 
 def _itxt(body: bytes) -> bytes | None:

@@ -64,7 +64,7 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, handler)
         if held:
             handler = before[held[0]]
-            if callable(handler):  # raised again it would be another one to `log_of_signals`
+            if callable(handler):  # raised again, it would be logged twice
                 handler(held[0], None)
             else:
                 signal.raise_signal(held[0])

@@ -46,12 +46,12 @@ def decode(data: bytes) -> Picture:
         teller = page if page in tops else tops[0]  # of a SubIFD the first page tells
         check_size(page.imagewidth, page.imagelength)
         kind = _kind(page)
-        lost = {tag for told in {page.offset, teller.offset} for tag in exif.cut_off(data, told)}
+        lost = set(exif.cut_off(data, page.offset))
         if lost & _NEEDED:
             raise InputError("the file is cut short: it does not say what its pixels are")
-        parts = zip(page.dataoffsets, page.databytecounts, strict=False)
-        if any(offset and not size for offset, size in parts):  # tifffile would shift the rest
-            raise InputError("a part of its pixels is empty")
+        if not page.is_contiguous:  # what is empty would shift the rest
+            parts = zip(page.dataoffsets, page.databytecounts, strict=False)
+            page.dataoffsets = tuple(offset if size else 0 for offset, size in parts)
         pixels, mode = _pixels(page, kind)
         picture = Picture(
             pixels,
@@ -62,11 +62,11 @@ def decode(data: bytes) -> Picture:
             dpi=exif.resolution(data, page.offset),
             encoding={"compressed": page.compression.name != "NONE"},
         )
-        if lost:
+        if lost := lost | set(exif.cut_off(data, teller.offset)):
             tags = ", ".join(map(str, sorted(lost)))
             picture.notes.append(f"its tags {tags} lie behind the end of the file: dropped")
         if not all(page.dataoffsets):
-            picture.notes.append("parts of it are missing in the file: they are black")
+            picture.notes.append("parts of it are not in the file: they are left empty")
         if exif.is_oblong(data, page.offset):
             picture.notes.append(OBLONG)
         if page.dtype is not None and page.dtype.kind == "f" and page.bitspersample != 32:
@@ -93,6 +93,8 @@ def decode(data: bytes) -> Picture:
         tells_of_stack = count > 1 and _STACK.match(teller.description)
         without = [_DESCRIPTION] if tells_of_stack else []
         picture.exif = exif.from_tiff(data, teller.offset, without)
+        if exif.parse(data, teller.offset).broken:
+            picture.notes.append("a part of its EXIF is damaged")
         resources = exif.value_of(data, exif.PHOTOSHOP_RESOURCES, teller.offset) or b""
         picture.iptc = exif.value_of(data, exif.IPTC, teller.offset) or photoshop.iptc(resources)
         picture.notes += photoshop.lost(resources)
