@@ -15,6 +15,8 @@ def test_distances():
     restored, target = torch.tensor([0.0, 0.5, -1.0]).reshape(1, 3, 1, 1), torch.zeros(1, 3, 1, 1)
     assert distance(restored, target, target, "l1") == pytest.approx(0.5)
     assert distance(restored, target, target, "l2") == pytest.approx(1.25 / 3)
+    both = torch.cat([restored, target + 1]), torch.cat([target, target])
+    assert distance(*both, both[0], "rmse") == pytest.approx((np.sqrt(1.25 / 3) + 1) / 2, abs=1e-5)
     charbonnier = distance(restored, target, target, "charbonnier").item()
     assert charbonnier == pytest.approx(np.sqrt(np.array([0, 0.25, 1]) + 1e-6).mean(), abs=1e-6)
 
@@ -40,12 +42,13 @@ def test_the_penalties_are_weighted_and_added_up(sparsity, contraction):
     torch.testing.assert_close(penalty, weight * terms[sparsity] + contraction * norm)
 
 
-def test_crops_with_little_noise_weigh_more_where_that_is_asked_for():
+@pytest.mark.parametrize("name", ["l1", "rmse"])
+def test_crops_with_little_noise_weigh_more_where_that_is_asked_for(name):
     target = torch.zeros(2, 3, 4, 4)
-    restored = target + 0.01
+    restored = target + 0.1
     image = target + torch.tensor([0.0, 30 / 255])[:, None, None, None]  # 30 = 3 x the knee
-    loss = distance(restored, target, image, "weighted-l1").item()
-    assert loss == pytest.approx(0.01 * (1 + 1 / 4) / 2)
+    loss = distance(restored, target, image, f"weighted-{name}").item()
+    assert loss == pytest.approx(0.1 * (1 + 1 / 4) / 2, rel=1e-4)
 
 
 def test_the_local_level_is_that_of_the_noise():

@@ -10,7 +10,7 @@ from denoiser.training.recipe import ESTIMATOR_STRIDE, Recipe
 from denoiser.training.step import power
 
 KNEE = 10 / 255
-"""Noise level in [0, 1] units that halves a crop's weight in weighted-l1, and a place's in
+"""Noise level in [0, 1] units that halves a crop's weight in the weighted losses, and a place's in
 level_distance."""
 
 
@@ -97,20 +97,25 @@ def distance(restored: Tensor, target: Tensor, image: Tensor, name: str) -> Tens
         target: (N, 3, H, W).
         image: (N, 3, H, W) what the network saw.
         name: "l1", "l2" (mean square), "charbonnier" (sqrt(d^2 + eps^2), eps = 1e-3; Lai et al.
-            2017) or "weighted-l1": crops with little noise count more, as they do in decibels, by
+            2017) or "rmse" (the root of each crop's mean square). In "weighted-l1" and
+            "weighted-rmse" crops with little noise count more, as they do in decibels, by
             c / (c + level), c = 10/255, level the root mean square of image - target.
 
     Returns:
         A scalar.
     """
-    if name == "l1":
-        return F.l1_loss(restored, target)
     if name == "l2":
         return F.mse_loss(restored, target)
-    if name == "weighted-l1":
+    if name == "charbonnier":
+        return torch.sqrt((restored - target) ** 2 + 1e-6).mean()
+    if name.endswith("rmse"):
+        errors = (power(restored - target).flatten() + 1e-6).sqrt()  # finite slope at 0
+    else:
+        errors = (restored - target).abs().mean((1, 2, 3))
+    if name.startswith("weighted"):
         level = power(image.detach() - target).flatten().sqrt()
-        return ((restored - target).abs().mean((1, 2, 3)) * KNEE / (KNEE + level)).mean()
-    return torch.sqrt((restored - target) ** 2 + 1e-6).mean()
+        errors = errors * KNEE / (KNEE + level)
+    return errors.mean()
 
 
 def hole_distance(restored: Tensor, target: Tensor, hole: Tensor, gradient_weight: float) -> Tensor:

@@ -17,6 +17,7 @@ from denoiser.training.step import Step
 T = TypeVar("T")
 ESTIMATOR_STRIDE = 8
 """Pixels of the image per value, in each direction, of an estimated noise map."""
+LOSSES = ("l1", "l2", "charbonnier", "rmse", "weighted-l1", "weighted-rmse")
 COARSEST_PX = 32
 """Side of the largest squares whose means fill a hole before the network sees it."""
 
@@ -150,8 +151,7 @@ class Training:
     """Norm to which the gradient is clipped; a few times what an L1 loss has in good health."""
     ema_decay: float = 0.999
     loss: str = "l1"
-    """l1, l2, charbonnier or weighted-l1, see `objective.distance`; holes and defects have
-    their own."""
+    """One of `LOSSES`, see `objective.distance`; holes and defects have their own."""
     gradient_weight: float = 0.0
     """Weight of the error of gradients in a hole, see `objective.hole_distance`."""
     supervision: str = "clean"
@@ -178,9 +178,7 @@ class Training:
                 "weight_decay must not be negative": 0 <= self.weight_decay < math.inf,
                 "largest_gradient must be positive": self.largest_gradient > 0,
                 "ema_decay must lie in 0-1": 0 <= self.ema_decay < 1,
-                "loss must be l1, l2, charbonnier or weighted-l1": (
-                    self.loss in ("l1", "l2", "charbonnier", "weighted-l1")
-                ),
+                f"loss must be one of {', '.join(LOSSES)}": self.loss in LOSSES,
                 "gradient_weight must not be negative": 0 <= self.gradient_weight < math.inf,
                 "supervision must be clean or neighbor2neighbor": (
                     self.supervision in ("clean", "neighbor2neighbor")
