@@ -112,8 +112,7 @@ def only_orientation(block: bytes) -> bytes | None:
         order, _, offset = _header(block)
         for entry in _entries(block, offset, order, big=False):
             if entry.tag == ORIENTATION and entry.kind in (3, 4):
-                head = HEADERS[order] + struct.pack(order + "I", 8)
-                return head + append(Block(order, [], {}), [entry], 8)
+                return gather(Block(order, [entry], {}))
     return None
 
 
@@ -151,18 +150,13 @@ def _density(data: bytes, offset: int | None) -> tuple[float, float, float]:
     return 0, 0, 0
 
 
-def from_tiff(data: bytes, offset: int | None = None, without: Container[int] = ()) -> bytes | None:
-    """Gather what a directory of a TIFF file says about its picture into an EXIF block, if it does.
+def gather(found: Block, without: Container[int] = ()) -> bytes | None:
+    """Lay out what a TIFF file says about its picture as an EXIF block, if it says anything.
 
     Args:
-        data: The file.
-        offset: Of the directory; None is the first.
-        without: Tags to leave out of it.
-
-    Raises:
-        ValueError: The file is damaged.
+        found: What `parse` has read.
+        without: Tags of its entries to leave out.
     """
-    found = parse(data, offset)
     entries = [entry for entry in found.entries if entry.tag not in without]
     if not entries and not found.directories:
         return None

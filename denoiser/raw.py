@@ -78,7 +78,7 @@ def _describe(picture: Picture, data: bytes, raw: "rawpy.RawPy") -> None:
     if data[:2] in (b"II", b"MM"):
         if data[:4] not in exif.HEADERS.values():  # Olympus and Panasonic have marks of their own
             data = exif.HEADERS["<" if data[:2] == b"II" else ">"] + data[4:]
-        block = exif.from_tiff(data, without=_FOR_DEVELOPING)
+        block = exif.gather(exif.parse(data), _FOR_DEVELOPING)
         picture.iptc = exif.value_of(data, exif.IPTC)
         if exif.value_of(data, exif.XMP):
             picture.notes.append("its XMP, which tells how to develop it, is dropped")

@@ -92,8 +92,9 @@ def decode(data: bytes) -> Picture:
     try:
         tells_of_stack = count > 1 and _STACK.match(teller.description)
         without = [_DESCRIPTION] if tells_of_stack else []
-        picture.exif = exif.from_tiff(data, teller.offset, without)
-        if exif.parse(data, teller.offset).broken:
+        told = exif.parse(data, teller.offset)
+        picture.exif = exif.gather(told, without)
+        if told.broken:
             picture.notes.append("a part of its EXIF is damaged")
         resources = exif.value_of(data, exif.PHOTOSHOP_RESOURCES, teller.offset) or b""
         picture.iptc = exif.value_of(data, exif.IPTC, teller.offset) or photoshop.iptc(resources)
