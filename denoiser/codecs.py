@@ -53,7 +53,7 @@ def decode(data: bytes) -> Picture:
                 if file.format == "PNG":
                     png.scale_transparency(file, data)
                 picture.pixels, picture.mode = _decode_8bit(file)
-    if picture.icc and not _is_whole(picture.icc):
+    if picture.icc is not None and not _is_whole(picture.icc):
         picture.icc = None
         picture.notes.append("its ICC profile is damaged: dropped")
     if picture.xmp:  # which show the picture as it was
@@ -167,8 +167,9 @@ def _is_whole(icc: bytes) -> bool:
     if len(icc) < 132:
         return False
     end = 132 + 12 * struct.unpack_from(">I", icc, 128)[0]
-    table = struct.iter_unpack(">4sII", icc[132:end]) if end <= len(icc) else [(b"", end, 0)]
-    return all(start + size <= len(icc) for _, start, size in table)
+    return end <= len(icc) and all(
+        start + size <= len(icc) for _, start, size in struct.iter_unpack(">4sII", icc[132:end])
+    )
 
 
 def _checked_exif(block: bytes, notes: list[str]) -> bytes | None:
@@ -222,7 +223,7 @@ def _describe_bmp(picture: Picture, data: bytes) -> None:
     if int.from_bytes(data[14:18], "little") >= 124:
         start, size = struct.unpack_from("<II", data, 126)
         if data[70:74] == b"DEBM":
-            picture.icc = data[14 + start : 14 + start + size] or None
+            picture.icc = data[14 + start : 14 + start + size]
         elif data[70:74] == b"KNIL":
             picture.notes.append("its ICC profile lies in another file: dropped")
 

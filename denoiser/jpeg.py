@@ -66,7 +66,7 @@ def describe(picture: Picture, file: ImageFile.ImageFile, data: bytes) -> None:
     picture.iptc = photoshop.iptc(resources)
     picture.comment = b"\n".join(text for kind, text in segments if kind == "COM") or None
     if not picture.icc and any(text.startswith(_ICC) for _, text in segments):
-        picture.notes.append("its ICC profile is damaged: dropped")
+        picture.icc = b""  # some of it is missing
     if any(text.startswith(_XMP_EXTENSION) for _, text in segments):
         picture.has_extended_xmp = True
         picture.xmp = picture.xmp and _XMP_POINTER.sub(b"", picture.xmp)

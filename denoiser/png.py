@@ -68,8 +68,6 @@ def describe(picture: Picture, data: bytes) -> bytes | None:
             picture.png_chunks[kind] = body
         elif kind == b"iCCP":
             picture.icc = _icc(body)
-            if not picture.icc:
-                picture.notes.append("its ICC profile is damaged: dropped")
         elif kind == b"eXIf":
             block = body
         elif is_xmp:
@@ -161,12 +159,12 @@ def _is_text(kind: bytes, body: bytes) -> bool:
     return inflate.eof
 
 
-def _icc(body: bytes) -> bytes | None:
+def _icc(body: bytes) -> bytes:
     """Profile of an iCCP chunk (PNG 3, section 11.3.2.3), as far as it is there."""
     _, _, packed = body.partition(b"\0")
     with contextlib.suppress(zlib.error):
-        return zlib.decompressobj().decompress(packed[1:], _LONGEST_PROFILE) or None
-    return None
+        return zlib.decompressobj().decompress(packed[1:], _LONGEST_PROFILE)
+    return b""
 
 
 def _itxt(body: bytes) -> bytes | None:
