@@ -116,8 +116,7 @@ class Model:
         if restored.dtype.kind != "f":
             raise ModelError(f"{self.name} is not a restorer: it gives {restored.dtype}")
         if not np.isfinite(restored).all():
-            hint = ": try --precision fp32" if self.precision == "fp16" else ""
-            raise ModelError(f"{self.name} returned NaN{hint}")
+            raise ModelError(f"{self.name} returned NaN{self._hint()}")
         if restored.shape != image.shape:
             shapes = f"{image.shape} became {restored.shape}"
             raise ModelError(f"{self.name} is not a restorer, or its stride is wrong: {shapes}")
@@ -155,9 +154,14 @@ class Model:
 
     def _checked_noise(self, noise: np.ndarray) -> np.ndarray:
         if noise.ndim != 4 or noise.shape[1] != 1 or not np.isfinite(noise).all():
-            hint = ": try --precision fp32" if self.precision == "fp16" else ""
-            raise ModelError(f"{self.name} returned no noise map (N, 1, h, w), or NaN in it{hint}")
+            raise ModelError(
+                f"{self.name} returned no noise map (N, 1, h, w), or NaN in it{self._hint()}"
+            )
         return np.asarray(np.maximum(noise, 0))
+
+    def _hint(self) -> str:
+        """What to try where a model returns NaN, to stand at the end of a line."""
+        return ": try --precision fp32" if self.precision == "fp16" else ""
 
     def _feeds(self, image: np.ndarray, guide: np.ndarray | None = None) -> dict[str, np.ndarray]:
         feeds = {self._inputs["image"]: image}
