@@ -274,7 +274,7 @@ def check_folder(out: Path) -> None:
 def walk(
     source: Path, unreadable: Callable[[OSError], None]
 ) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Walk folders and links to folders, each real folder once.
+    """Walk folders and links to folders, each real folder once and by its own name if it has one.
 
     Args:
         source: Where to begin.
@@ -284,18 +284,22 @@ def walk(
         A folder, the names of those in it, from which the caller may take some, and of its files.
     """
     seen: set[tuple[int, int]] = set()
-    for folder, names, files in os.walk(source, onerror=unreadable, followlinks=True):
-        try:
-            status = Path(folder).stat()
-        except OSError as error:  # it has just vanished
-            unreadable(error)
-            names.clear()
-            continue
-        if (status.st_dev, status.st_ino) in seen:  # by a link
-            names.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        yield Path(folder), names, files
+    links = [source]
+    for start in links:  # which grows meanwhile
+        for name, names, files in os.walk(start, onerror=unreadable):
+            folder = Path(name)
+            try:
+                status = folder.stat()
+            except OSError as error:  # it has just vanished
+                unreadable(error)
+                names.clear()
+                continue
+            if (status.st_dev, status.st_ino) in seen:  # by a link
+                names.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            yield folder, names, files
+            links += [folder / inside for inside in names if (folder / inside).is_symlink()]
 
 
 def check_file(path: Path) -> None:

@@ -55,6 +55,13 @@ def test_links_are_followed_once(tmp_path):
     assert [item.name for item in plan_of(tmp_path).items] == ["a/b.png", "link.png"]
 
 
+def test_a_real_folder_keeps_its_place_beside_links_to_it(tmp_path):
+    touch(tmp_path / "in", "a/c.png", "z/b.png")
+    (tmp_path / "in" / "a" / "link").symlink_to(tmp_path / "in" / "z")
+    (tmp_path / "in" / "b").symlink_to("z")
+    assert [item.name for item in plan_of(tmp_path).items] == ["a/c.png", "z/b.png"]
+
+
 def test_results_seen_through_a_link_are_no_pictures(tmp_path):
     touch(tmp_path, "in/a.png", "out/a.png", "out/deep/b.png")
     (tmp_path / "in" / "results").symlink_to(tmp_path / "out")
