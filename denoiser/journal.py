@@ -78,18 +78,23 @@ _PUT = (
 
 
 def _storable(value: Any) -> Any:
-    """Give text that is no Unicode, as file names may be, to SQLite as bytes."""
+    """Give text to SQLite as Unicode in any locale; what is none, as names may be, as bytes."""
     if not isinstance(value, str):
         return value
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(value)
-    return value
+        raw = os.fsencode(value)
+    except UnicodeEncodeError:  # no name of a file
+        return value
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def _text(value: Any) -> Any:
     """Turn what `_storable` made back."""
+    if isinstance(value, str):
+        value = value.encode()
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
