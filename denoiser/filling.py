@@ -194,6 +194,8 @@ def _blend(pixels: np.ndarray, filled: np.ndarray, share: np.ndarray) -> None:
     mixed = pixels[inside] * (1 - weight) + filled[inside] * weight
     if pixels.dtype.kind == "u":
         mixed = np.rint(np.clip(mixed, 0, np.iinfo(pixels.dtype).max))
+    elif pixels.dtype == np.float16:
+        mixed = np.clip(mixed, np.finfo(np.float16).min, np.finfo(np.float16).max)
     pixels[inside] = mixed.astype(pixels.dtype)
 
 

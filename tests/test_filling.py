@@ -35,6 +35,13 @@ def random_hole(height: int, width: int, boxes: list[tuple[float, float, float, 
     return hole
 
 
+def test_half_precision_does_not_overflow():
+    model = Model(filling_onnx(1.5), device="cpu")
+    image, hole = np.full((32, 32), 65_000, np.float16), np.eye(32, dtype=bool)
+    filled = inpaint(image, hole, model, grain_share=0)
+    assert np.isfinite(filled).all() and (filled[~hole] == 65_000).all()
+
+
 shares = st.floats(0, 0.99)
 boxes = st.lists(st.tuples(shares, shares, st.floats(0, 0.5), st.floats(0, 0.5)), max_size=5)
 
