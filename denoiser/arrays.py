@@ -20,6 +20,8 @@ def check_image(image: np.ndarray, out: np.ndarray | None) -> None:
     """
     if not isinstance(image, np.ndarray):
         raise ShapeError(f"image must be an array, not {type(image).__name__}")
+    if isinstance(image, np.ma.MaskedArray):
+        raise ShapeError("image must be a plain array: give the filled() one of a masked array")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise ShapeError(f"image must be (H, W), (H, W, 1) or (H, W, 3), not {image.shape}")
     if image.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):

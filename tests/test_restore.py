@@ -308,6 +308,7 @@ def test_progress_grows_to_the_whole(identity):
         (np.zeros((4, 4, 2), np.uint8), {}, ShapeError),
         (np.zeros((4, 4, 3), np.int32), {}, ShapeError),
         (np.zeros(4, np.uint8), {}, ShapeError),
+        (np.ma.zeros((4, 4)), {}, ShapeError),
         ("in.png", {}, ShapeError),
         (np.zeros((4, 4), np.uint8), {"strength": 2}, ArgumentError),
         (np.zeros((4, 4), np.uint8), {"sigma": -1.0}, ArgumentError),
