@@ -31,7 +31,10 @@ def find(name: str, mask: Path) -> Path:
         alike = _by_stem(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
     except OSError as error:
         raise InputError(f"cannot read {folder}: {error.strerror}") from error
-    found = [path for path in alike.get(_folded(stem), []) if _has_stem(path, stem)]
+    likely = alike.get(_folded(stem), [])
+    found = [path for path in likely if _has_stem(path, stem)]
+    if not found:  # a Mac may have spelt one of them
+        found = [path for path in likely if _composed(path.stem) == _composed(stem)]
     if len(found) != 1:
         many = "several masks" if found else "no mask"
         raise InputError(f"{many} for {name} in {mask}")
@@ -78,7 +81,11 @@ def _by_stem(folder: Path, changed: int) -> dict[str, list[Path]]:
 
 
 def _folded(stem: str) -> str:
-    return unicodedata.normalize("NFC", stem).casefold()
+    return _composed(stem).casefold()
+
+
+def _composed(stem: str) -> str:
+    return unicodedata.normalize("NFC", stem)
 
 
 def _has_stem(path: Path, stem: str) -> bool:

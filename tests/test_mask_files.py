@@ -30,6 +30,10 @@ def test_a_mask_is_found_by_stem_however_it_is_spelt(tmp_path):
     (tmp_path / "deep" / f"{name}.tif").touch()
     with pytest.raises(InputError, match="several masks for deep/"):
         mask_files.find(f"deep/{name}.jpg", tmp_path)
+    (tmp_path / f"{name}.png").touch()
+    assert mask_files.find("Gr\u00fcn.jpg", tmp_path).name == f"{name}.png"
+    with pytest.raises(InputError, match=r"no mask for GR"):
+        mask_files.find("GR\u00dcN.jpg", tmp_path)
     with pytest.raises(InputError, match=r"no mask for b\.jpg"):
         mask_files.find("b.jpg", tmp_path)
     one = tmp_path / "deep" / f"{name}.png"
