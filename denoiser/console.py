@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
-from denoiser.errors import INTERRUPTED, ArgumentError, OutputError, PartialError, explain
+from denoiser.errors import INTERRUPTED, ArgumentError, OutputError, PartialError, explain, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -77,7 +77,7 @@ def run(command: click.Command) -> NoReturn:
         click.echo(error.format_message(), err=True)
         code = ArgumentError.exit_code
     except click.ClickException as error:
-        code = fail(error.format_message().replace("\n", " "), ArgumentError.exit_code, verbose)
+        code = fail(error.format_message(), ArgumentError.exit_code, verbose)
     except KeyboardInterrupt:
         code = fail("interrupted", INTERRUPTED, verbose)
     except PartialError as error:  # what failed was told
@@ -101,7 +101,7 @@ def fail(message: str, code: int, verbose: bool) -> int:
     """Print an error's line, with the traceback if asked; returns the exit code."""
     for line in traceback.format_exc().splitlines() if verbose else []:
         say(line)
-    say(f"error: {' '.join(message.split())}")
+    say(f"error: {one_line(message)}")
     return code
 
 

@@ -72,6 +72,11 @@ class DeviceError(DenoiserError):
     exit_code = 6
 
 
+def one_line(text: str) -> str:
+    """Join lines; spaces within them stay, for names of files have such."""
+    return " ".join(line.strip() for line in text.splitlines())
+
+
 def explain(error: Exception, file: str = "") -> tuple[str, int]:
     """Say in one line what went wrong, and give the exit code.
 
@@ -79,7 +84,7 @@ def explain(error: Exception, file: str = "") -> tuple[str, int]:
         error: What was raised.
         file: What was worked on, for an error of the system that names no file.
     """
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, DenoiserError):
         return text, error.exit_code
     if isinstance(error, MemoryError):
