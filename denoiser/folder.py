@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -132,7 +133,13 @@ def process(
             for line in [*([] if rules else left_out(plan, show)), view.summary()]:
                 show.note(line)
             if sheet and sheet_path:
-                write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
+                ending = sys.exc_info()[1]
+                try:
+                    write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
+                except OutputError as error:
+                    if ending is None:
+                        raise
+                    say(str(error))  # what ended the run is told as well
     if (failed := view.counts["failed"]) and not rules:
         raise PartialError(f"{failed} of {total} pictures failed")
 
