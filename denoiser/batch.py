@@ -20,8 +20,8 @@ from denoiser import images
 from denoiser.arrays import Progress
 from denoiser.engine import CPU, Model
 from denoiser.errors import InputError, OutputError, explain
-from denoiser.files import real, sha256_of, stamp_of
-from denoiser.job import Job
+from denoiser.files import real, sha256_of, stamp_of, taken
+from denoiser.job import Job, task_of
 from denoiser.journal import DONE, FAILED, WRITING, Entry, Journal
 from denoiser.picture import Picture
 from denoiser.plan import Item, Options
@@ -206,12 +206,17 @@ class Batch:
                 raise OutputError(f"{item.target} is a link to the original: it is not replaced")
             if real(item.target).is_relative_to(item.source_folder.resolve()):
                 raise OutputError(f"{item.target} leads into {item.source_folder} by a link")
+            if output_stamp and not item.target.is_file():
+                raise taken(item.target)
             if output_stamp and self.options.skip_existing:
                 return Result(item, "skipped", why="exists", stamp=entry.input_stamp)
             entry.model_sha256, entry.settings = self.key(item)
             known = self.journal.find(item)
             if known and output_stamp:
                 entry.earlier_sha256 = ours(item, known, output_stamp)
+                if entry.earlier_sha256 and not overwrite and (why := self._made_by(item, known)):
+                    error = OutputError(why)  # the journal keeps what it knows
+                    return Result(item, "failed", why=why, error=error, stamp=entry.input_stamp)
             if output_stamp and not entry.earlier_sha256 and not overwrite:
                 written = known and known.output_sha256
                 changed = " and was changed since it was written" if written else ""
@@ -223,6 +228,16 @@ class Batch:
         except Exception as error:
             return self._failed(item, error, entry)
         return found
+
+    def _made_by(self, item: Item, known: Entry) -> str:
+        """Say why an output stays if another command made it of the same picture; else nothing."""
+        task = task_of(known.settings) if known.settings else self.job.task
+        if task == self.job.task:
+            return ""
+        return (
+            f"{item.target} was made by {task}: take it as IN, choose another OUT, or give"
+            " --overwrite to replace it"
+        )
 
     def _read(self, item: Item) -> _Work | Result:
         """Decode a picture if there is something to do."""

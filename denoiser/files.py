@@ -49,7 +49,7 @@ def whole_file(
     """
     target = real(target)
     if target.exists() and not target.is_file():
-        raise OutputError(f"{target} is not an ordinary file and is not replaced")
+        raise taken(target)
     folder = target.parent
     if scratch and on_one_file_system(scratch, folder):
         folder = scratch
@@ -134,6 +134,8 @@ def write_text(target: Path, text: str) -> None:
 
 def taken(path: Path) -> OutputError:
     """What is said where something has the name that is wanted."""
+    if path.exists() and not path.is_file():
+        return OutputError(f"{path} is not an ordinary file and is not replaced")
     return OutputError(f"{path} exists: give --overwrite to replace it")
 
 

@@ -352,6 +352,11 @@ class Inpainting(Job):
         return self.mask_out / inside if self.is_folder else self.mask_out
 
 
+def task_of(settings: str) -> str:
+    """Tell the task of the job whose `key` it is."""
+    return Denoising.task if "sigma" in json.loads(settings) else Inpainting.task
+
+
 @functools.lru_cache(maxsize=1)
 def _finder(device: str, precision: Precision, threads: int) -> Model:
     """What finds defects."""

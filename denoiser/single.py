@@ -1,5 +1,6 @@
 """One picture for a person: files or pipes, what exists, what is told about it."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -45,8 +46,8 @@ def process(
         raise ArgumentError("--json and OUT - would both write to standard output")
     out = resolve_target(source, target, suffix, job.format)
     names = {"input": source, "output": str(out or "standard output")}
-    if out and out.exists() and not options.overwrite:
-        if not options.skip_existing:
+    if out and out.exists() and not (options.overwrite and out.is_file()):
+        if not (options.skip_existing and out.is_file()):
             raise taken(out)
         show.outcome(source, names["output"], "skipped", "exists")
         return
@@ -85,6 +86,13 @@ def read_stdin() -> bytes:
         return sys.stdin.buffer.read()
     except OSError as error:
         raise InputError(f"cannot read standard input: {error.strerror}") from error
+
+
+def _is_stdin(file: Path) -> bool:
+    """Whether standard input is read from a file."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none of the system
+        return os.path.samestat(os.fstat(sys.stdin.fileno()), file.stat())
+    return False
 
 
 def forced_format(name: str | None) -> Format | None:
@@ -131,7 +139,7 @@ def resolve_target(source: str, target: str, suffix: str, format: Format | None)
         name = Path(source)
         out = out / f"{name.stem}{suffix}{images.suffix_of(name, format)}"
     check_file(out)
-    if source != "-" and out.exists() and out.samefile(source):
+    if out.exists() and (_is_stdin(out) if source == "-" else out.samefile(source)):
         raise ArgumentError("IN and OUT are the same file: the input is never overwritten")
     if not format:
         try:

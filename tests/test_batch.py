@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import blur_onnx
+from conftest import blur_onnx, filling_onnx
 from PIL import Image
 
 from denoiser import batch, images, job, plan
@@ -377,6 +377,52 @@ def test_a_link_to_the_original_is_no_output(denoise_folder, folder, tmp_path):
     result = denoise_folder("--overwrite")
     assert result.code == 4 and "a link to the original" in result.err
     assert (folder / "a.jpg").read_bytes() == original
+
+
+def test_what_another_command_made_is_not_replaced(denoise_folder, run_denoise, folder, tmp_path):
+    (folder / "bad.png").unlink()
+    denoise_folder()
+    before = outputs(tmp_path / "out")
+    model, mask = tmp_path / "quarter.onnx", tmp_path / "mask.png"
+    model.write_bytes(filling_onnx())
+    Image.new("L", (50, 40), 0).save(mask)
+    arguments = (folder, mask, tmp_path / "out", "-m", model, "-r")
+    for _ in range(2):  # the first must not make the journal forget
+        result = run_denoise(*arguments, command="inpaint")
+        assert result.code == 4 and "a.jpg was made by denoise" in result.err
+        assert outputs(tmp_path / "out") == before
+    assert "2 skipped" in denoise_folder().err
+    assert run_denoise(*arguments, "--overwrite", command="inpaint").code == 0
+    assert "made by inpaint" in denoise_folder().err
+
+
+def test_a_folder_with_the_name_of_a_result_is_no_result(denoise_folder, folder, tmp_path):
+    (tmp_path / "out" / "a.jpg").mkdir(parents=True)
+    for option in ("--skip-existing", "--overwrite"):
+        result = denoise_folder(option)
+        assert result.code == 4 and "a.jpg is not an ordinary file" in result.err
+
+
+def test_every_locale_has_the_same_journal(folder, tmp_path, blur_path):
+    (folder / "a.jpg").rename(folder / "\u00dcbung.jpg")
+    command = [*DENOISE, folder, tmp_path / "out", "-m", blur_path]
+    other = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    for environment in (other, {"PYTHONUTF8": "1"}):
+        run = subprocess.run(command, env=os.environ | environment, stderr=subprocess.PIPE)
+    assert b"1 skipped" in run.stderr
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_why_it_ended(
+    denoise_folder, tmp_path, monkeypatch
+):
+    def interrupt(self, items, *_):
+        (tmp_path / "pages").rmdir()
+        raise KeyboardInterrupt
+
+    (tmp_path / "pages").mkdir()
+    monkeypatch.setattr(batch.Batch, "run", interrupt)
+    result = denoise_folder("--report", tmp_path / "pages" / "a.html")
+    assert result.code == 130 and "a.html" in result.err
 
 
 def test_no_result_lands_among_the_originals_by_a_link(denoise_folder, folder, tmp_path):

@@ -549,3 +549,24 @@ def test_a_model_without_noise_level_says_that_sigma_is_not_used(run_denoise, tm
         done = run_denoise(SAMPLE / "noisy.png", tmp_path / f"{sigma}.png", "-m", blind,
                            "--sigma", sigma)  # fmt: skip
         assert done.code == 0 and ("--sigma is not used" in done.err) == warned
+
+
+def test_what_is_no_file_is_not_replaced_and_nothing_is_computed(run_denoise, noisy, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for option in ([], ["--overwrite"], ["--skip-existing"]):
+        result = run_denoise(noisy, tmp_path / "pipe.png", "-m", "no such model", *option)
+        assert result.code == 5 and "pipe.png is not an ordinary file" in result.err
+
+
+def test_standard_input_is_not_overwritten_either(noisy):
+    before = noisy.read_bytes()
+    command = [*DENOISE, "-", noisy, "--overwrite"]
+    with noisy.open("rb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True)
+    assert done.returncode == 1 and "IN and OUT are the same file" in done.stderr
+    assert noisy.read_bytes() == before
+
+
+def test_spaces_of_a_name_are_told_as_they_are(run_denoise, tmp_path):
+    result = run_denoise(tmp_path / "scan  01.png", tmp_path / "out.png")
+    assert result.code == 2 and "scan  01.png" in result.err
