@@ -21,7 +21,7 @@ from denoiser.images import missing_extras
 from denoiser.job import Job
 from denoiser.journal import Journal, open_journal
 from denoiser.plan import Item, Options, Plan, check_apart, make_plan, part_clashes
-from denoiser.sheet import Sheet
+from denoiser.sheet import Sheet, is_page
 from denoiser.signals import log_of_signals
 
 MOST_KINDS = 8
@@ -36,6 +36,11 @@ class Places:
     out: Path
     recursive: bool = False
     suffix: str = ""
+
+    @property
+    def title(self) -> str:
+        """Of the contact sheet."""
+        return f"{self.source} -> {self.out}"
 
 
 def process(
@@ -78,7 +83,8 @@ def process(
             raise ArgumentError(f"OUT and the archive {rules.archive} lie within each other")
         check_writable(rules.archive)
     if sheet_path:
-        check_sheet(sheet_path, places, overwrite=options.overwrite)
+        earlier = rules is not None and is_page(sheet_path, places.title)  # a watch starts again
+        check_sheet(sheet_path, places, overwrite=options.overwrite or earlier)
     find = functools.partial(
         make_plan,
         places.source,
@@ -135,7 +141,7 @@ def process(
             if sheet and sheet_path:
                 ending = sys.exc_info()[1]
                 try:
-                    write_text(sheet_path, sheet.to_html(f"{places.source} -> {places.out}"))
+                    write_text(sheet_path, sheet.to_html(places.title))
                 except OutputError as error:
                     if ending is None:
                         raise

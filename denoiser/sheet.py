@@ -6,6 +6,7 @@ import heapq
 import html
 import io
 import itertools
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -62,6 +63,16 @@ class Sheet:
             for change, _, name, old, new in sorted(self._pairs, reverse=True)
         ]
         return _PAGE.format(title=_escaped(title), width=2 * CROP_PX, figures="\n".join(figures))
+
+
+def is_page(path: Path, title: str) -> bool:
+    """Whether a file is a page of that title as `Sheet.to_html` makes it."""
+    begins = _PAGE[: _PAGE.index("<style>")].format(title=_escaped(title)).encode()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(begins)) == begins
+    except OSError:
+        return False
 
 
 def _busiest(change: np.ndarray) -> tuple[int, int]:

@@ -101,6 +101,19 @@ def test_it_catches_up_and_then_takes_what_comes(place):
         assert status(place)["done"] == 0  # nothing is done twice
 
 
+def test_a_watch_that_starts_again_replaces_its_report_and_no_other_file(place):
+    page = place / "page.html"
+    for name in ("a.png", "b.png"):
+        put(place / "in" / name)
+        with watching(place, "--report", page):
+            until((place / "out" / name).exists)
+        assert name in page.read_text()
+    page.write_text("mine")
+    with watching(place, "--report", page) as process:
+        assert process.wait(10) == 5
+    assert page.read_text() == "mine"
+
+
 def test_polling_needs_no_events(place):
     with watching(place, "--poll", "0.2"):
         put(place / "in" / "a.png")
