@@ -92,5 +92,7 @@ def explain(error: Exception, file: str = "") -> tuple[str, int]:
         return why, OutOfMemoryError.exit_code
     if isinstance(error, OSError):
         where = error.filename or file
+        if not where and isinstance(error, FileNotFoundError):  # os.getcwd() names nothing
+            where = "the working folder"
         return f"{error.strerror or text}{f': {where}' if where else ''}", OutputError.exit_code
     return f"internal error, please report it with -v: {type(error).__name__}: {text}", INTERNAL

@@ -551,6 +551,7 @@ def test_a_model_without_noise_level_says_that_sigma_is_not_used(run_denoise, tm
         assert done.code == 0 and ("--sigma is not used" in done.err) == warned
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_what_is_no_file_is_not_replaced_and_nothing_is_computed(run_denoise, noisy, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for option in ([], ["--overwrite"], ["--skip-existing"]):
@@ -565,6 +566,15 @@ def test_standard_input_is_not_overwritten_either(noisy):
         done = subprocess.run(command, stdin=file, capture_output=True, text=True)
     assert done.returncode == 1 and "IN and OUT are the same file" in done.stderr
     assert noisy.read_bytes() == before
+
+
+def test_a_working_folder_that_is_gone_is_named(noisy, tmp_path):
+    gone = tmp_path / "gone"
+    code = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); {DENOISE[2]}"
+    gone.mkdir()
+    command = [sys.executable, "-c", code, ".", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (2, 5) and "working folder" in done.stderr
 
 
 def test_spaces_of_a_name_are_told_as_they_are(run_denoise, tmp_path):
