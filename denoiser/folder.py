@@ -219,6 +219,9 @@ def left_out(plan: Plan, show: Show) -> list[str]:
             f"files of kinds that are not read: {len(plan.others)}"
             f" ({', '.join(kinds[:MOST_KINDS])}{more})" + "".join(missing)
         )
+    if plan.special:
+        lines += [f"{name}: a pipe, device or socket" for name in plan.special if show.verbose]
+        lines.append(f"pipes, devices and sockets, which are not read: {len(plan.special)}")
     if plan.folders:
         lines.append(f"folders that were not looked into: {plan.folders} (give --recursive)")
     return lines

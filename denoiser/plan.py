@@ -66,6 +66,8 @@ class Plan:
     """Pictures whose output an earlier one has, with the reason; not among `items`."""
     others: list[str] = dataclasses.field(default_factory=list)
     """Files of formats that are not supported, as `Item.name`."""
+    special: list[str] = dataclasses.field(default_factory=list)
+    """Pipes, devices and sockets, likewise."""
     folders: int = 0
     """Folders that were not walked, for want of `recursive`."""
 
@@ -96,14 +98,18 @@ def make_plan(
             names.clear()
         for name in files:
             path = folder / name
-            if path.suffix.lower() not in SUFFIXES or _is_special(path):
-                plan.others.append(path.relative_to(source).as_posix())
-                continue
             inside = path.relative_to(source)
+            if _is_special(path):
+                plan.special.append(inside.as_posix())
+                continue
+            if path.suffix.lower() not in SUFFIXES:
+                plan.others.append(inside.as_posix())
+                continue
             output = inside.with_name(f"{path.stem}{suffix}{suffix_of(path, format)}")
             plan.items.append(Item(inside.as_posix(), output.as_posix(), path, out / output))
     plan.items.sort(key=lambda item: item.name)
     plan.others.sort()
+    plan.special.sort()
     part_clashes(plan, out)
     return plan
 

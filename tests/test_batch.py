@@ -332,6 +332,14 @@ def test_files_of_other_kinds_are_told_and_named_if_asked(denoise_folder, folder
     assert "d.mp4: of a kind that is not read" in denoise_folder("--verbose").err
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in folders")
+def test_pipes_are_told_and_named_if_asked(denoise_folder, folder):
+    os.mkfifo(folder / "pipe.png")
+    result = denoise_folder()
+    assert "which are not read: 1" in result.err and "pipe.png" not in result.err
+    assert "pipe.png: a pipe, device or socket" in denoise_folder("-v").err
+
+
 def test_what_an_extra_would_read_is_told(denoise_folder, folder, monkeypatch):
     for module in (plan, images):
         monkeypatch.setattr(module, "SUFFIXES", frozenset({".jpg", ".png"}))

@@ -75,7 +75,7 @@ def test_pipes_are_no_pictures(tmp_path):
     touch(tmp_path, "in/a.png")
     os.mkfifo(tmp_path / "in" / "b.png")
     plan = plan_of(tmp_path)
-    assert [item.name for item in plan.items] == ["a.png"] and plan.others == ["b.png"]
+    assert [item.name for item in plan.items] == ["a.png"] and plan.special == ["b.png"]
 
 
 def test_a_folder_that_vanishes_while_it_is_walked_is_told(tmp_path, monkeypatch):
