@@ -52,6 +52,7 @@ def watching(place, *options, settle=0.3, ignored=()):
     """A watch in a process of its own; ends it, unless somebody has, and checks how it ended."""
     command = [*DENOISE, place / "in", place / "out", "--watch", "-r", "--settle", str(settle)]
     command += ["-m", place / "blur.onnx", "--device", "cpu", "--threads", "1", *options]
+    (place / "out" / ".denoise" / "status.json").unlink(missing_ok=True)  # of an earlier watch
     with (place / "errors").open("wb") as errors:
         before = [signal.signal(number, signal.SIG_IGN) for number in ignored]  # is inherited
         process = subprocess.Popen(command, stderr=errors)
