@@ -1,7 +1,6 @@
 """Denoise and inpaint pictures with convolutional autoencoders, offline, on a CPU or a GPU."""
 
 import functools
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,8 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "denoise", "inpaint", "load_model"]
 __version__ = "0.1.0"
-
-_loading = threading.Lock()
 
 
 def load_model(
@@ -38,8 +35,7 @@ def load_model(
         ArgumentError: There is no such task or device.
         DeviceError: A GPU was asked for and is not usable.
     """
-    with _loading:  # or threads that ask at the same time would each get their own
-        return _load_model(str(name) if name is not None else None, task, device, threads)
+    return _load_model(str(name) if name is not None else None, task, device, threads)
 
 
 @functools.lru_cache(maxsize=4)

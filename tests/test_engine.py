@@ -1,6 +1,5 @@
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -173,12 +172,6 @@ def test_bad_arguments_are_refused():
             Model(tiny_onnx(), **options)
     with pytest.raises(ArgumentError, match="unknown task 'x'"):
         load_model(task="x")
-
-
-def test_threads_that_ask_at_once_get_the_same_model():
-    with ThreadPoolExecutor(4) as pool:
-        models = set(pool.map(lambda _: load_model("fast", device="cpu", threads=1), range(4)))
-    assert len(models) == 1
     with pytest.raises(ArgumentError, match="model must be"):
         denoiser.denoise(np.zeros((4, 4), np.uint8), model=123)
 
