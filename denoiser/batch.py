@@ -214,7 +214,13 @@ class Batch:
             known = self.journal.find(item)
             if known and output_stamp:
                 entry.earlier_sha256 = ours(item, known, output_stamp)
-                if entry.earlier_sha256 and not overwrite and (why := self._made_by(item, known)):
+                is_its = entry.earlier_sha256 == known.output_sha256  # of which its settings tell
+                if (
+                    entry.earlier_sha256
+                    and is_its
+                    and not overwrite
+                    and (why := self._made_by(item, known))
+                ):
                     error = OutputError(why)  # the journal keeps what it knows
                     return Result(item, "failed", why=why, error=error, stamp=entry.input_stamp)
             if output_stamp and not entry.earlier_sha256 and not overwrite:
@@ -370,7 +376,10 @@ class Batch:
         why, _ = explain(error, str(item.source))
         known, source = self.journal.find(item), entry.source
         if known and known.output_sha256 and not entry.output_sha256:  # what is there stays ours
-            for name in ("output_sha256", "earlier_sha256", "source", "put_away", "input_sha256"):
+            for name in (
+                *("output_sha256", "earlier_sha256", "source", "put_away", "input_sha256"),
+                *("model_sha256", "settings"),
+            ):
                 setattr(entry, name, getattr(known, name))
         entry.state, entry.error = FAILED, why
         if source in (None, entry.source):  # else that of another picture's output stays
