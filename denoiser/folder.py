@@ -40,7 +40,7 @@ class Places:
     @property
     def title(self) -> str:
         """Of the contact sheet."""
-        return f"{self.source} -> {self.out}"
+        return f"{self.source.absolute()} -> {self.out.absolute()}"
 
 
 def process(

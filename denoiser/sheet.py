@@ -68,6 +68,8 @@ class Sheet:
 def is_page(path: Path, title: str) -> bool:
     """Whether a file is a page of that title as `Sheet.to_html` makes it."""
     begins = _PAGE[: _PAGE.index("<style>")].format(title=_escaped(title)).encode()
+    if not path.is_file():  # a pipe would never end
+        return False
     try:
         with path.open("rb") as file:
             return file.read(len(begins)) == begins
