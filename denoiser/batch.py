@@ -34,6 +34,16 @@ LARGEST_STACK_PX = 4_000_000
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FATAL = FULL | {errno.EROFS}
 """Errors of the output folder after which the next picture would fail as well."""
+_OF_OUTPUT = (
+    "output_sha256",
+    "earlier_sha256",
+    "source",
+    "put_away",
+    "input_sha256",
+    "model_sha256",
+    "settings",
+)
+"""What an entry tells of an output; it stays when another attempt fails."""
 
 
 @dataclasses.dataclass
@@ -214,13 +224,8 @@ class Batch:
             known = self.journal.find(item)
             if known and output_stamp:
                 entry.earlier_sha256 = ours(item, known, output_stamp)
-                is_its = entry.earlier_sha256 == known.output_sha256  # of which its settings tell
-                if (
-                    entry.earlier_sha256
-                    and is_its
-                    and not overwrite
-                    and (why := self._made_by(item, known))
-                ):
+                kept = not overwrite and entry.earlier_sha256
+                if kept and kept == known.output_sha256 and (why := self._made_by(item, known)):
                     error = OutputError(why)  # the journal keeps what it knows
                     return Result(item, "failed", why=why, error=error, stamp=entry.input_stamp)
             if output_stamp and not entry.earlier_sha256 and not overwrite:
@@ -376,10 +381,7 @@ class Batch:
         why, _ = explain(error, str(item.source))
         known, source = self.journal.find(item), entry.source
         if known and known.output_sha256 and not entry.output_sha256:  # what is there stays ours
-            for name in (
-                *("output_sha256", "earlier_sha256", "source", "put_away", "input_sha256"),
-                *("model_sha256", "settings"),
-            ):
+            for name in _OF_OUTPUT:
                 setattr(entry, name, getattr(known, name))
         entry.state, entry.error = FAILED, why
         if source in (None, entry.source):  # else that of another picture's output stays

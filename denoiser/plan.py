@@ -99,11 +99,11 @@ def make_plan(
         for name in files:
             path = folder / name
             inside = path.relative_to(source)
-            if _is_special(path):
-                plan.special.append(inside.as_posix())
-                continue
             if path.suffix.lower() not in SUFFIXES:
                 plan.others.append(inside.as_posix())
+                continue
+            if _is_special(path):
+                plan.special.append(inside.as_posix())
                 continue
             output = inside.with_name(f"{path.stem}{suffix}{suffix_of(path, format)}")
             plan.items.append(Item(inside.as_posix(), output.as_posix(), path, out / output))

@@ -46,8 +46,10 @@ def process(
         raise ArgumentError("--json and OUT - would both write to standard output")
     out = resolve_target(source, target, suffix, job.format)
     names = {"input": source, "output": str(out or "standard output")}
-    if out and out.exists() and not (options.overwrite and out.is_file()):
-        if not (options.skip_existing and out.is_file()):
+    if out and out.exists() and not out.is_file():
+        raise taken(out)
+    if out and out.exists() and not options.overwrite:
+        if not options.skip_existing:
             raise taken(out)
         show.outcome(source, names["output"], "skipped", "exists")
         return
