@@ -82,6 +82,7 @@ def process(
         if lie_within_each_other(places.out, rules.archive):
             raise ArgumentError(f"OUT and the archive {rules.archive} lie within each other")
         check_writable(rules.archive)
+    earlier = False
     if sheet_path:
         earlier = rules is not None and is_page(sheet_path, places.title)  # a watch starts again
         check_sheet(sheet_path, places, overwrite=options.overwrite or earlier)
@@ -138,7 +139,7 @@ def process(
                 say(line)
             for line in [*([] if rules else left_out(plan, show)), view.summary()]:
                 show.note(line)
-            if sheet and sheet_path:
+            if sheet and sheet_path and not (earlier and sheet.is_empty):
                 ending = sys.exc_info()[1]
                 try:
                     write_text(sheet_path, sheet.to_html(places.title))

@@ -55,6 +55,11 @@ class Sheet:
         if len(self._pairs) > MOST:
             heapq.heappop(self._pairs)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no picture was taken in."""
+        return not self._pairs
+
     def to_html(self, title: str) -> str:
         """Compose the page; the crops are inside it."""
         figures = [

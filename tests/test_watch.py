@@ -109,6 +109,9 @@ def test_a_watch_that_starts_again_replaces_its_report_and_no_other_file(place):
         with watching(place, "--report", page):
             until((place / "out" / name).exists)
         assert name in page.read_text()
+    with watching(place, "--report", page):
+        time.sleep(0.5)
+    assert "b.png" in page.read_text()  # there was nothing to do
     page.write_text("mine")
     with watching(place, "--report", page) as process:
         assert process.wait(10) == 5
