@@ -8,6 +8,7 @@ from PIL import Image
 from denoiser.training.corruption import (
     KINDS,
     Clip,
+    Colour,
     Either,
     Grey,
     Jpeg,
@@ -139,6 +140,7 @@ def test_every_kind_leaves_its_input_alone_and_follows_the_seed():
         "density": (0.1, 0.2),
         "quality": (20, 90),
         "factor": (1.5, 2),
+        "vivid": (0.5, 2.5),
         "steps": (Clip(), Speckle(sigma=(0.1, 0.2))),
         "strength": (0.3, 0.9),
     }
@@ -248,6 +250,42 @@ def test_zooming_enlarges_clean_and_noisy_alike():
     assert sigma.max() < 20 / 255
     same, _, _ = apply(ramp, Zoom(factor=(1, 1)))
     torch.testing.assert_close(same, ramp, atol=1e-5, rtol=0)
+
+
+def test_crops_made_smaller_have_no_aliases_and_mirrored_edges():
+    stripes = (torch.arange(64) % 2).float().expand(8, 3, 64, 64).contiguous()
+    wide = (torch.arange(64) // 16 % 2).float().expand(8, 3, 64, 64).contiguous()
+    grey, noisy, sigma = apply(stripes, Gaussian(sigma=(20, 20)), Zoom(factor=(0.5, 0.5)))
+    assert (grey - 0.5).abs().mean() < 0.1  # plain sampling leaves 0 or 1
+    assert sigma.max() < 15 / 255
+    torch.testing.assert_close(
+        (noisy - grey).square().mean((1, 2, 3)).sqrt(), sigma[:, 0, 0, 0], rtol=0.2, atol=0
+    )
+    smaller, _, _ = apply(wide, Zoom(factor=(0.5, 0.5)))
+    assert smaller.amax((1, 2, 3)).min() > 0.9 and smaller.amin((1, 2, 3)).max() < 0.1
+    changes = ((smaller[:, 0, 32, 1:] > 0.5) != (smaller[:, 0, 32, :-1] > 0.5)).sum(1)
+    assert ((changes >= 5) & (changes <= 7)).all()  # twice the 3 of before, or one beside it
+    same, _, _ = apply(wide, Zoom(factor=(0.25, 1), share=0), Zoom(factor=(1, 1)))
+    torch.testing.assert_close(same, wide, atol=1e-5, rtol=0)
+
+
+def test_other_colours_keep_the_noise_and_the_mean():
+    clean = 0.4 + 0.2 * torch.rand(64, 3, 8, 8)
+    other, noisy, sigma = apply(clean, Gaussian(sigma=(10, 10)), Colour(vivid=(2, 2)))
+    torch.testing.assert_close(other.mean(1), clean.mean(1))
+    spread = (other - other.mean(1, keepdim=True)).square().sum(1)
+    torch.testing.assert_close(spread, 4 * (clean - clean.mean(1, keepdim=True)).square().sum(1))
+    _, plain, _ = apply(clean, Gaussian(sigma=(10, 10)))
+    torch.testing.assert_close((noisy - other).sum(1), (plain - clean).sum(1), atol=1e-5, rtol=0)
+    assert sigma.min() == sigma.max() == torch.tensor(10 / 255)
+    red = torch.tensor([0.6, 0.5, 0.4])[:, None, None].expand(512, 3, 4, 4).contiguous()
+    turned, _, _ = apply(red, Colour(vivid=(1, 1)))
+    places = turned[:, :, 0, 0].argmax(1).bincount()
+    assert len(places) == 3 and places.min() > 120
+    grey, _, _ = apply(clean, Colour(vivid=(0, 0)))
+    torch.testing.assert_close(grey[:, 0], grey[:, 2])
+    vivid, _, _ = apply(torch.rand(8, 3, 8, 8), Colour(vivid=(4, 4)))
+    assert vivid.min() == 0 and vivid.max() == 1
 
 
 def test_either_divides_the_batch():

@@ -73,18 +73,39 @@ class Jpeg(Step):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Zoom(Step):
-    """Crops enlarged: soft as pictures are at the pixel level, and their noise coarse."""
+    """Crops enlarged, soft as pictures are at the pixel level, or made smaller, and so sharper."""
 
     kind: str = dataclasses.field(init=False, default="zoom")
-    factor: Annotated[Range, (1, 8)]
-    """By how much; what falls off the edges is lost."""
+    factor: Annotated[Range, (0.25, 8)]
+    """By how much; what falls off the edges is lost, what is missing there is mirrored."""
 
     def apply(self, batch: Batch, draw: Draw) -> Batch:
-        """Take a window at a random place and scale it up (bicubic)."""
-        both = torch.cat([batch.clean, batch.noisy], 1)
-        clean, noisy = draw.windows(both, 1 / draw.uniform(self.factor)).chunk(2, 1)
+        """Take a window at a random place and scale it (bicubic), blurred if it becomes smaller."""
+        both, part = torch.cat([batch.clean, batch.noisy], 1), 1 / draw.uniform(self.factor)
+        if self.factor[0] < 1:
+            width = 0.4 * (part.square() - 1).clamp(min=0).sqrt()
+            both = filters.blur(both, width, 0.4 * math.sqrt(1 / self.factor[0] ** 2 - 1))
+        clean, noisy = draw.windows(both, part).chunk(2, 1)
         inside = clean.clamp(0, 1)  # bicubic curves overshoot
         return _with_variance(Batch(inside, noisy - clean + inside, batch.variance), batch)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Colour(Step):
+    """Other colours: the channels in any order, more or less vivid. Noise stays as strong."""
+
+    kind: str = dataclasses.field(init=False, default="colour")
+    vivid: Annotated[Range, (0, 4)]
+    """What the difference of each pixel's channels from their mean is multiplied by."""
+
+    def apply(self, batch: Batch, draw: Draw) -> Batch:
+        """Permute and scale; clean crops are clipped to [0, 1]."""
+        order = torch.cat([draw.uniform((0, 1)) for _ in range(3)], 1).argsort(1)  # (N, 3, 1, 1)
+        clean, noise = (
+            image.take_along_dim(order, 1) for image in (batch.clean, batch.noisy - batch.clean)
+        )
+        clean = torch.lerp(clean.mean(1, keepdim=True), clean, draw.uniform(self.vivid)).clamp(0, 1)
+        return Batch(clean, clean + noise, batch.variance)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,6 +216,7 @@ KINDS: dict[str, type[Step]] = {
         Camera,
         Recorded,
         Zoom,
+        Colour,
         Either,
         Defects,
         Clip,
