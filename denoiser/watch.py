@@ -13,7 +13,7 @@ from denoiser.arrays import Progress
 from denoiser.batch import Batch, Result, is_full, ours, place_of
 from denoiser.errors import OutputError
 from denoiser.files import move_new, stamp_of, sync_folder, write_text
-from denoiser.journal import DONE, QUARANTINED, Entry
+from denoiser.journal import DONE, QUARANTINED, WRITING, Entry
 from denoiser.plan import Item, Plan
 
 ATTEMPTS = 3
@@ -234,7 +234,8 @@ class Watcher:
         if _exists(item.target):
             self._obstructed.add(item.name)
         entry = self.journal.find(item) or Entry(item.name, item.output)
-        if entry.source in (None, place_of(item)):  # else it tells of another picture's output
+        told = entry.state in (WRITING, DONE)  # of an output that another command made of it
+        if not told and entry.source in (None, place_of(item)):  # else another picture's
             entry.state, entry.input_stamp, entry.error = QUARANTINED, stamp, why
             self.journal.put(entry)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import watchfiles
-from conftest import blur_onnx
+from conftest import blur_onnx, filling_onnx
 from PIL import Image
 from test_batch import journal_rows, outputs
 from test_raw import dng
@@ -149,6 +149,18 @@ def test_bad_files_are_retried_quarantined_and_taken_up_when_they_change(place):
         put(place / "in" / "bad.png")
         until(lambda: (place / "out" / "bad.png").exists())
         until(lambda: status(place)["quarantined"] == 0)
+
+
+def test_what_inpaint_made_stays_on_its_list_as_done(place, run_denoise):
+    put(place / "in" / "a.png")
+    Image.new("L", (40, 30), 0).save(place / "mask.png")
+    (place / "fill.onnx").write_bytes(filling_onnx())
+    fill = (place / "in", place / "mask.png", place / "out", "-m", place / "fill.onnx", "-r")
+    assert run_denoise(*fill, command="inpaint").code == 0
+    with watching(place, settle=0.1):
+        until(lambda: status(place).get("failed") == 1)
+        until(lambda: "made by inpaint" in told(place))
+    assert "1 skipped" in run_denoise(*fill, command="inpaint").err
 
 
 def test_a_quarantined_picture_that_is_taken_away_needs_nobody(place):
