@@ -74,7 +74,7 @@ class DeviceError(DenoiserError):
 
 def one_line(text: str) -> str:
     """Join lines; spaces within them stay, for names of files have such."""
-    return " ".join(line.strip() for line in text.splitlines())
+    return " ".join(filter(None, (line.strip() for line in text.splitlines())))
 
 
 def explain(error: Exception, file: str = "") -> tuple[str, int]:

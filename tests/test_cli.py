@@ -411,10 +411,13 @@ def test_an_interrupt_leaves_no_partial_file(large, tmp_path, number):
 
 
 def test_an_error_of_ours_is_one_line_too(run_denoise, noisy, tmp_path, monkeypatch):
-    monkeypatch.setattr("denoiser.job.Denoising.restore", lambda *_: 1 / 0)
+    def fail(*_):
+        raise RuntimeError("this\n\n  is  wrong:\r\n all\n")
+
+    monkeypatch.setattr("denoiser.job.Denoising.restore", fail)
     result = run_denoise(noisy, tmp_path / "out.png", "--device", "cpu")
     assert result.code == 70
-    expected = "internal error, please report it with -v: ZeroDivisionError: division by zero"
+    expected = "internal error, please report it with -v: RuntimeError: this is  wrong: all"
     assert result.err == f"error: {expected}\n"
 
 
