@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,15 @@ def check_image(image: np.ndarray, out: np.ndarray | None) -> None:
             raise InputError("the image holds NaN or infinite values")
         if image.dtype == np.float64 and np.abs(image).max(initial=0) > np.finfo(np.float32).max:
             raise InputError("the image holds values beyond those of float32")
+
+
+def fit(values: np.ndarray, dtype: np.dtype[Any]) -> None:
+    """Clip numbers, in place, to what an image of a dtype holds, and round them if it must."""
+    if dtype.kind == "u":
+        np.clip(values, 0, np.iinfo(dtype).max, out=values)
+        np.rint(values, out=values)
+    elif dtype == np.float16:
+        np.clip(values, np.finfo(dtype).min, np.finfo(dtype).max, out=values)
 
 
 def is_share(value: object) -> bool:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from denoiser import grain, tiles
-from denoiser.arrays import Progress, check_image, is_share
+from denoiser.arrays import Progress, check_image, fit, is_share
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, ModelError, OutOfMemoryError, ShapeError
 from denoiser.picture import LARGEST_FLOAT, white_of_light
@@ -192,10 +192,7 @@ def _blend(pixels: np.ndarray, filled: np.ndarray, share: np.ndarray) -> None:
     inside = share > 0
     weight = share[inside][:, None]
     mixed = pixels[inside] * (1 - weight) + filled[inside] * weight
-    if pixels.dtype.kind == "u":
-        mixed = np.rint(np.clip(mixed, 0, np.iinfo(pixels.dtype).max))
-    elif pixels.dtype == np.float16:
-        mixed = np.clip(mixed, np.finfo(np.float16).min, np.finfo(np.float16).max)
+    fit(mixed, pixels.dtype)
     pixels[inside] = mixed.astype(pixels.dtype)
 
 

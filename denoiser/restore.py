@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from denoiser import tiles
-from denoiser.arrays import Progress, check_image, is_share, lights
+from denoiser.arrays import Progress, check_image, fit, is_share, lights
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, OutOfMemoryError
 from denoiser.noise import estimate_sigma, mirror_into_flats, pool
@@ -405,9 +405,5 @@ def _bands(
 def _write(out: np.ndarray, band: np.ndarray, white: np.ndarray) -> None:
     """Convert (N, C, h, w) in [0, 1], which is overwritten, to (N, h, w, C) of the image."""
     band *= white
-    if out.dtype.kind == "u":
-        np.clip(band, 0, white, out=band)
-        np.rint(band, out=band)
-    elif out.dtype == np.float16:
-        np.clip(band, *(np.finfo(out.dtype).min, np.finfo(out.dtype).max), out=band)
+    fit(band, out.dtype)
     np.copyto(out, band.transpose(0, 2, 3, 1), casting="unsafe")
