@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from denoiser import deep, exif, jpeg, png
+from denoiser import deep, exif, ifd, jpeg, png
 from denoiser.errors import InputError, ModelError
 from denoiser.picture import FORMATS, HEIF_MISSING, OBLONG, Format, Mode, Picture, check_size
 
@@ -22,7 +22,7 @@ _OTHER_COLOURS = "its colours (primaries {}, transfer {} of H.273) are taken for
 _XMP_SIDES = {b"PixelXDimension": b"PixelYDimension", b"ImageWidth": b"ImageLength"}
 _XMP_SIDES |= {other: side for side, other in _XMP_SIDES.items()}
 _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation\s*(?:=\s*["']|>\s*))[2-8]""")
-_TIFF_HEADERS = (*exif.HEADERS.values(), b"II+\0", b"MM\0+")
+_TIFF_HEADERS = (*ifd.HEADERS.values(), b"II+\0", b"MM\0+")
 
 
 def decode(data: bytes) -> Picture:
@@ -144,17 +144,17 @@ def _describe(file: ImageFile.ImageFile, data: bytes) -> Picture:
         picture.notes.append(OBLONG)
     if not picture.icc and not _is_srgb(*codes):
         picture.notes.append(_OTHER_COLOURS.format(*codes))
-    while block.startswith(b"Exif\0\0"):
-        block = block[6:]
+    while block.startswith(exif.HEADER):
+        block = block.removeprefix(exif.HEADER)
     if block:
         picture.exif = _checked_exif(block, picture.notes)
     if name == "JPEG" and picture.exif and not picture.iptc:  # where TIFF has it
-        picture.iptc = exif.value_of(picture.exif, exif.IPTC)
+        picture.iptc = ifd.read(picture.exif).value(ifd.IPTC)
     if "dpi" in info and (name != "JPEG" or _has_density(info, picture.exif)):
         x, y = (float(value) for value in info["dpi"])
         picture.dpi = (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
     elif picture.exif:
-        picture.dpi = exif.resolution(picture.exif)
+        picture.dpi = ifd.read(picture.exif).resolution
     frames = getattr(file, "n_frames", 1)
     if frames > 1:
         part = "pictures in it" if file.format == "MPO" else "frames"
@@ -187,7 +187,7 @@ def _checked_exif(block: bytes, notes: list[str]) -> bytes | None:
 def _has_density(info: dict[Any, Any], block: bytes | None) -> bool:
     """Whether a JPEG states its resolution; Pillow makes up 72 dpi where it does not."""
     stated = info.get("jfif_unit", 0) in (1, 2)
-    return stated or (block is not None and exif.has_tag(block, exif.X_RESOLUTION))
+    return stated or (block is not None and exif.has_tag(block, ifd.X_RESOLUTION))
 
 
 def _to_bytes(value: object) -> bytes | None:
@@ -304,9 +304,9 @@ def _encode_lossy(picture: Picture, file: IO[bytes], format: Format, quality: in
     options: dict[str, Any] = {"icc_profile": picture.icc}
     block = picture.exif
     if block and format.name == "AVIF":  # Pillow writes anew what has it, and not as it was
-        block = exif.without(block, exif.ORIENTATION)
+        block = exif.without(block, ifd.ORIENTATION)
     if block:
-        options["exif"] = b"Exif\0\0" + block
+        options["exif"] = exif.HEADER + block
     if picture.dpi:
         options["dpi"] = picture.dpi
     if picture.xmp:

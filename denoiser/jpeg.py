@@ -10,12 +10,12 @@ from typing import Any
 from PIL import ImageFile
 from PIL.JpegImagePlugin import get_sampling
 
-from denoiser import photoshop
+from denoiser import exif, photoshop
 from denoiser.picture import Picture
 
 PILLOW_LOCK = threading.Lock()
 """For settings of Pillow, which are the same for all threads."""
-SIGNATURE, _EXIF = b"\xff\xd8\xff", b"Exif\0\0"
+SIGNATURE = b"\xff\xd8\xff"
 _PHOTOSHOP = b"Photoshop 3.0\0"  # begins a segment of image resources
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)  # none of scans
 _TOLD = {"APP3", "APP6", "APP7", "APP8", "APP9", "APP11"}
@@ -41,7 +41,7 @@ def part_exif(data: bytes) -> tuple[bytes, bytes]:
     while data[place : place + 1] == b"\xff" and data[place + 1] != 0xDA:  # of the scan
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         segment = data[place:end]
-        if segment[1:2] == b"\xe1" and segment[4:10] == _EXIF:
+        if segment[1:2] == b"\xe1" and segment[4:10] == exif.HEADER:
             block += segment[10:]
         else:
             rest += segment

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageCms
 
-from denoiser import exif
+from denoiser import ifd
 from denoiser.errors import IN_FOLDER, InputError
 
 Mode = Literal["L", "LA", "RGB", "RGBA", "CMYK"]
@@ -194,7 +194,7 @@ def adapt(
         elif value and (name not in format.metadata or (name == "dpi" and not format.holds(value))):
             changes[name] = nothing
             kept = changes.get("exif", picture.exif)
-            if name != "dpi" or not kept or not exif.resolution(kept):
+            if name != "dpi" or not kept or not ifd.read(kept).resolution:
                 lost.append(label)
         elif value and len(value) > format.longest.get(name, len(value)):
             changes[name] = nothing

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from denoiser import exif
+from denoiser import exif, ifd
 from denoiser.errors import IN_FOLDER, InputError, ModelError
 from denoiser.picture import Picture, check_size
 
@@ -76,17 +76,17 @@ def decode(data: bytes) -> Picture:
 def _describe(picture: Picture, data: bytes, raw: "rawpy.RawPy") -> None:
     """Take over what a raw file says about its picture, as a TIFF or else with its preview."""
     if data[:2] in (b"II", b"MM"):
-        if data[:4] not in exif.HEADERS.values():  # Olympus and Panasonic have marks of their own
-            data = exif.HEADERS["<" if data[:2] == b"II" else ">"] + data[4:]
-        block = exif.gather(exif.parse(data), _FOR_DEVELOPING)
-        picture.iptc = exif.value_of(data, exif.IPTC)
-        if exif.value_of(data, exif.XMP):
+        if data[:4] not in ifd.HEADERS.values():  # Olympus and Panasonic have marks of their own
+            data = ifd.HEADERS["<" if data[:2] == b"II" else ">"] + data[4:]
+        told = ifd.read(data)
+        block = exif.gather(exif.parse(data, told), _FOR_DEVELOPING)
+        picture.iptc = told.value(ifd.IPTC)
+        if told.value(ifd.XMP):
             picture.notes.append("its XMP, which tells how to develop it, is dropped")
     else:
         with Image.open(io.BytesIO(raw.extract_thumb().data)) as preview:
-            block = preview.info.get("exif", b"").removeprefix(b"Exif\0\0")
-        exif.parse(block)
-        if (exif.value_of(block, exif.SOFTWARE) or b"").startswith(b"dcraw"):
+            block = preview.info.get("exif", b"").removeprefix(exif.HEADER)
+        if (ifd.read(block).value(ifd.SOFTWARE) or b"").startswith(b"dcraw"):
             if raw.other.timestamp.year < 1971:
                 raise ValueError("LibRaw has made it up")
             picture.notes.append("of its EXIF only what LibRaw knows is kept")

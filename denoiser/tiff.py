@@ -9,7 +9,7 @@ from typing import IO
 import numpy as np
 import tifffile
 
-from denoiser import exif, photoshop
+from denoiser import exif, ifd, photoshop
 from denoiser.errors import InputError, OutputError
 from denoiser.picture import OBLONG, Mode, Picture, check_size, white_of
 
@@ -46,8 +46,9 @@ def decode(data: bytes) -> Picture:
         teller = page if page in tops else tops[0]  # of a SubIFD the first page tells
         check_size(page.imagewidth, page.imagelength)
         kind = _kind(page)
-        lost = set(exif.cut_off(data, page.offset))
-        if lost & _NEEDED:
+        said = ifd.read(data, page.offset)
+        told = said if teller is page else ifd.read(data, teller.offset)
+        if _NEEDED & set(said.cut_off):
             raise InputError("the file is cut short: it does not say what its pixels are")
         if not page.is_contiguous:  # what is empty would shift the rest
             parts = zip(page.dataoffsets, page.databytecounts, strict=False)
@@ -58,16 +59,16 @@ def decode(data: bytes) -> Picture:
             mode,
             "TIFF",
             icc=_tag_bytes(page, _ICC) or _tag_bytes(teller, _ICC),
-            xmp=_tag_bytes(teller, exif.XMP),
-            dpi=exif.resolution(data, page.offset),
+            xmp=_tag_bytes(teller, ifd.XMP),
+            dpi=said.resolution,
             encoding={"compressed": page.compression.name != "NONE"},
         )
-        if lost := lost | set(exif.cut_off(data, teller.offset)):
-            tags = ", ".join(map(str, sorted(lost)))
+        if lost := sorted({*said.cut_off, *told.cut_off}):
+            tags = ", ".join(map(str, lost))
             picture.notes.append(f"its tags {tags} lie behind the end of the file: dropped")
         if not all(page.dataoffsets):
             picture.notes.append("parts of it are not in the file: they are left empty")
-        if exif.is_oblong(data, page.offset):
+        if said.is_oblong:
             picture.notes.append(OBLONG)
         if page.dtype is not None and page.dtype.kind == "f" and page.bitspersample != 32:
             change = f"its floating point of {page.bitspersample} bits becomes 32"
@@ -85,22 +86,18 @@ def decode(data: bytes) -> Picture:
         count = max(len(pages), _slices(file, page))
         if count > 1:
             picture.notes.append(f"only the first of {count} pages is restored")
-        if exif.PHOTOSHOP_LAYERS in page.tags:
+        if ifd.PHOTOSHOP_LAYERS in page.tags:
             picture.notes.append("its Photoshop layers, which show it as it was, are dropped")
         if not picture.icc and (colours := _other_colours(page)):
             picture.notes.append(f"the colours of its {' and '.join(colours)} are dropped")
-    try:
         tells_of_stack = count > 1 and _STACK.match(teller.description)
-        without = [_DESCRIPTION] if tells_of_stack else []
-        told = exif.parse(data, teller.offset)
-        picture.exif = exif.gather(told, without)
-        if told.broken:
-            picture.notes.append("a part of its EXIF is damaged")
-        resources = exif.value_of(data, exif.PHOTOSHOP_RESOURCES, teller.offset) or b""
-        picture.iptc = exif.value_of(data, exif.IPTC, teller.offset) or photoshop.iptc(resources)
-        picture.notes += photoshop.lost(resources)
-    except ValueError:
-        picture.notes.append("its EXIF is damaged: dropped")
+    block = exif.parse(data, told)
+    picture.exif = exif.gather(block, [_DESCRIPTION] if tells_of_stack else [])
+    if block.broken:
+        picture.notes.append("a part of its EXIF is damaged")
+    resources = told.value(ifd.PHOTOSHOP_RESOURCES) or b""
+    picture.iptc = told.value(ifd.IPTC) or photoshop.iptc(resources)
+    picture.notes += photoshop.lost(resources)
     return picture
 
 
@@ -134,7 +131,7 @@ def encode(picture: Picture, file: IO[bytes]) -> None:
         software=False,
         metadata=None,
     )
-    exif.add_to_tiff(file, block, {exif.XMP: picture.xmp, exif.IPTC: picture.iptc})
+    exif.add_to_tiff(file, block, {ifd.XMP: picture.xmp, ifd.IPTC: picture.iptc})
 
 
 def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from denoiser import codecs, exif, jpeg
+from denoiser import codecs, exif, ifd, jpeg
 from denoiser.errors import ArgumentError, InputError, ModelError, OutputError
 from denoiser.images import FORMATS, Picture, format_of, read, write
 from denoiser.job import Job
@@ -156,7 +156,7 @@ def test_captions_and_comments_of_a_jpeg_are_kept_or_named(iptc, tmp_path):
     assert (twice.iptc, twice.comment, notes) == (iptc, b"mine", [])
     _, notes = through_file(found, TIFF, tmp_path / "b")
     with tifffile.TiffFile(tmp_path / "b" / "a.tif") as file:
-        assert bytes(file.pages.first.tags[exif.IPTC].value) == iptc
+        assert bytes(file.pages.first.tags[ifd.IPTC].value) == iptc
     assert notes == ["TIFF cannot hold a comment: dropped"]
     _, notes = through_file(found, PNG, tmp_path / "c")
     assert notes == ["PNG cannot hold IPTC, a comment: dropped"]
@@ -185,7 +185,7 @@ def test_captions_go_from_jpeg_to_tiff_and_back(tmp_path):
     tiff, _ = through_file(through_file(source, JPEG, tmp_path / "a")[0], TIFF, tmp_path / "b")
     back, notes = through_file(tiff, JPEG, tmp_path / "c")
     assert (tiff.iptc, back.iptc, notes) == (IPTC, IPTC, [])
-    assert exif.value_of(back.exif, exif.IPTC) is None  # it stands where readers look
+    assert ifd.read(back.exif).value(ifd.IPTC) is None  # it stands where readers look
 
 
 def test_layers_of_photoshop_are_dropped_with_a_line(tmp_path):
@@ -506,7 +506,7 @@ def test_of_a_tiff_the_first_page_that_is_no_thumbnail_is_read(tmp_path, thumbna
             file.write(whole[::-1], **kind)
     picture = read(tmp_path / "a.tif")
     np.testing.assert_array_equal(picture.pixels, whole)
-    assert thumbnail != "first" or exif.value_of(picture.exif, 270) == b"Grandmother\0"
+    assert thumbnail != "first" or ifd.read(picture.exif).value(270) == b"Grandmother\0"
     assert picture.notes == (
         ["only the first of 2 pages is restored"] if thumbnail == "none" else []
     )
@@ -1043,19 +1043,19 @@ def test_resolution_that_a_jpeg_cannot_hold_is_named(dpi, fits, tmp_path):
 def test_exif_comes_out_of_avif_as_it_went_in(tmp_path):
     """Text that is not ASCII, and rationals that could be reduced."""
     entries = [
-        exif.Entry(0x010F, 2, 5, b"Acme\0"),
-        exif.Entry(exif.ORIENTATION, 3, 1, b"\1\0"),
-        exif.Entry(0x013B, 2, 6, "Jürg".encode() + b"\0"),
+        ifd.Entry(0x010F, 2, 5, b"Acme\0"),
+        ifd.Entry(ifd.ORIENTATION, 3, 1, b"\1\0"),
+        ifd.Entry(0x013B, 2, 6, "Jürg".encode() + b"\0"),
     ]
     details = [
-        exif.Entry(0x829A, 5, 1, struct.pack("<II", 10, 3000)),
-        exif.Entry(0x927C, 7, 8, b"\0maker\0\0"),
+        ifd.Entry(0x829A, 5, 1, struct.pack("<II", 10, 3000)),
+        ifd.Entry(0x927C, 7, 8, b"\0maker\0\0"),
     ]
-    written = exif.Block("<", entries, {exif.EXIF_DIRECTORY: details})
+    written = exif.Block("<", entries, {ifd.EXIF_DIRECTORY: details})
     block = b"II*\0" + struct.pack("<I", 8) + exif.append(written, entries, 8)
     picture = Picture(random_pixels("RGB", "uint8"), "RGB", "JPEG", exif=block)
     found, _ = through_file(picture, AVIF, tmp_path)
-    kept = [entry for entry in entries if entry.tag != exif.ORIENTATION]
+    kept = [entry for entry in entries if entry.tag != ifd.ORIENTATION]
     assert exif.parse(found.exif) == exif.Block("<", kept, written.directories)
     assert exif.without(block, 0x9999) == block
 

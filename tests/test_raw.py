@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 from test_images import IPTC, exif_block, exif_facts
 
-from denoiser import cli, exif, images, raw
+from denoiser import cli, exif, ifd, images, raw
 from denoiser.errors import ArgumentError, InputError, ModelError
 from denoiser.picture import Picture
 from denoiser.plan import make_plan
@@ -48,7 +48,7 @@ def dng(orientation=1, tags=(), says=True):
         file, mosaic, photometric="cfa", metadata=None, software=False, extratags=[*own, *tags]
     )
     if says:
-        exif.add_to_tiff(file, exif.parse(exif_block(order="<")), {exif.IPTC: IPTC})
+        exif.add_to_tiff(file, exif.parse(exif_block(order="<")), {ifd.IPTC: IPTC})
     return file.getvalue()
 
 
@@ -107,7 +107,7 @@ def test_exif_of_a_preview_is_kept_if_a_camera_wrote_it():
     assert exif_facts(found.exif) == exif_facts(exif_block()) and not found.notes
     assert exif.reset_orientation(found.exif)[0] == 1
     made_up = Image.Exif()
-    made_up[exif.SOFTWARE] = "dcraw v9.26"
+    made_up[ifd.SOFTWARE] = "dcraw v9.26"
     invented = made_up.tobytes().removeprefix(b"Exif\0\0")
     assert described(invented).notes == ["of its EXIF only what LibRaw knows is kept"]
     for block, year in ((invented, 1970), (b"II", 2026)):
