@@ -66,28 +66,18 @@ def decode(data: bytes) -> Picture:
         if lost := sorted({*said.cut_off, *told.cut_off}):
             tags = ", ".join(map(str, lost))
             picture.notes.append(f"its tags {tags} lie behind the end of the file: dropped")
-        if not all(page.dataoffsets):
-            picture.notes.append("parts of it are not in the file: they are left empty")
         if said.is_oblong:
             picture.notes.append(OBLONG)
-        if page.dtype is not None and page.dtype.kind == "f" and page.bitspersample != 32:
-            change = f"its floating point of {page.bitspersample} bits becomes 32"
-            picture.notes.append(change)
+        picture.notes += _changes(page, kind)
         is_float = picture.pixels.dtype.kind == "f"
         if is_float and mode == "CMYK" and (full := white_of(picture.pixels)) != 1:
             picture.pixels /= full
             picture.notes.append(f"its ink of 0 to {full:g} becomes 0 to 1")
-        if kind == "palette" and _is_deep(page.colormap):
-            picture.notes.append("its palette of 16 bits becomes 8")
         if page.extrasamples and int(page.extrasamples[0]) == _UNSPECIFIED:
             picture.encoding["extra"] = _UNSPECIFIED
-        if _is_premultiplied(page, mode):
-            picture.notes.append("its premultiplied alpha becomes straight alpha")
         count = max(len(pages), _slices(file, page))
         if count > 1:
             picture.notes.append(f"only the first of {count} pages is restored")
-        if ifd.PHOTOSHOP_LAYERS in page.tags:
-            picture.notes.append("its Photoshop layers, which show it as it was, are dropped")
         if not picture.icc and (colours := _other_colours(page)):
             picture.notes.append(f"the colours of its {' and '.join(colours)} are dropped")
         tells_of_stack = count > 1 and _STACK.match(teller.description)
@@ -152,6 +142,22 @@ def _slices(file: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
             end = page.dataoffsets[0] + count * page.nbytes
             return count if end <= file.filehandle.size else 1  # else it tells of another file
     return 1
+
+
+def _changes(page: tifffile.TiffPage, kind: Mode | str) -> list[str]:
+    """Say how the picture differs from what lies in the file, a line each."""
+    notes = []
+    if not all(page.dataoffsets):
+        notes.append("parts of it are not in the file: they are left empty")
+    if page.dtype is not None and page.dtype.kind == "f" and page.bitspersample != 32:
+        notes.append(f"its floating point of {page.bitspersample} bits becomes 32")
+    if kind == "palette" and _is_deep(page.colormap):
+        notes.append("its palette of 16 bits becomes 8")
+    if _is_premultiplied(page, kind):
+        notes.append("its premultiplied alpha becomes straight alpha")
+    if ifd.PHOTOSHOP_LAYERS in page.tags:
+        notes.append("its Photoshop layers, which show it as it was, are dropped")
+    return notes
 
 
 def _other_colours(page: tifffile.TiffPage) -> list[str]:
