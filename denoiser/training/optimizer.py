@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
 
     A kernel (O, I, K, K) is taken as the matrix (O, I K K) that it is to its inputs. Steps are
     scaled so that the rate means the same as AdamW's (Liu et al. 2025). torch's own computes in
-    bf16 always, which takes seconds a step on a CPU without bf16; this one on GPUs that have it.
+    bf16 always, which takes seconds a step on a CPU without bf16.
     """
 
     def __init__(self, kernels: Iterable[Tensor], weight_decay: float) -> None:
@@ -51,18 +51,21 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices: Tensor) -> Tensor:
     """Bring the singular values of (N, O, I) between about 0.7 and 1.2 by Newton-Schulz iteration.
 
-    On a GPU that has it in bf16, which is precise enough.
+    A step multiplies X by a polynomial P of X X'. So X X' becomes P X X' P, and the steps need only
+    these smaller matrices: their product is multiplied with X at the end.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x: Tensor = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    if x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False):
-        x = x.bfloat16()
     linear, cubic, quintic = QUINTIC
+    gram = x @ x.mT
+    product = torch.eye(gram.shape[1]).to(gram).expand_as(gram)
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        change = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
-        x = torch.baddbmm(x, change, x, beta=linear)
+        step = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
+        step.diagonal(dim1=1, dim2=2).add_(linear)
+        product = step @ product
+        gram = step @ gram @ step
+    x = product @ x
     return x.mT if tall else x
 
 
