@@ -160,6 +160,9 @@ class Training:
     """Share of the crops whose noise level a network with an estimator is told."""
     estimate_weight: float = 0.1
     """Weight of the estimator's error, see `objective.level_distance`."""
+    revive_every: int = 1000
+    """Steps after which dead channels are started afresh, see `revive`; the first time at the
+    start, the last before the last quarter. 0 is never."""
     learns: str = "all"
     """all, or of a network with an estimator only that, or only the restorer."""
     seed: int = 0
@@ -183,6 +186,7 @@ class Training:
                 "supervision must be clean or neighbor2neighbor": (
                     self.supervision in ("clean", "neighbor2neighbor")
                 ),
+                "revive_every must not be negative": self.revive_every >= 0,
                 "told must lie in 0-1": 0 <= self.told <= 1,
                 "estimate_weight must not be negative": 0 <= self.estimate_weight < math.inf,
                 "seed must lie in 0-1000000000": 0 <= self.seed <= 10**9,

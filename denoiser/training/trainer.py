@@ -28,6 +28,7 @@ from denoiser.training.losses import Losses
 from denoiser.training.objective import Objective
 from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
+from denoiser.training.revive import revive
 from denoiser.training.step import power
 from denoiser.training.validation import (
     LABELS,
@@ -39,6 +40,7 @@ from denoiser.training.validation import (
     validate_holes,
 )
 
+LOOKS = 16  # batches on which a channel must be silent to count as dead
 FIRST_STEPS = 10  # after which a person is told how long it will take
 
 
@@ -104,6 +106,7 @@ class Trainer:
                 f"a batch of {recipe.training.batch} cannot be shared by {self.processes} processes"
             )
         self.recipe, self.device, self.step = recipe, device, 0
+        self._revived = 0  # channels, since a person was told
         self._pictures: int | None = None  # checksum of those that the run began with
         self.bf16 = precision == "bf16" or (precision == "auto" and supports_bf16(device))
         self.generator = torch.Generator(device)
@@ -177,6 +180,9 @@ class Trainer:
             The loss without penalties, and the penalties, as tensors that nobody waited for.
         """
         training = self.recipe.training
+        every = training.revive_every
+        if every and self.step % every == 0 and self.step <= 0.75 * training.steps:
+            self._revive(crops)
         # randomness depends on seed and step alone: nothing to save, the same in every process
         seed = training.seed * 1_000_003 + self.step
         self.generator.manual_seed(seed)
@@ -193,6 +199,33 @@ class Trainer:
             _average(self.averaged, self.model, self.step, training.ema_decay)
             self.step += 1
         return loss.detach(), penalty.detach()
+
+    def _revive(self, crops: Crops) -> None:
+        """Start dead channels afresh, in the averaged weights too."""
+
+        def look() -> None:
+            for _ in range(LOOKS):
+                noisy, sigma, *_ = self._examples(crops)
+                with self._autocast():
+                    guide, _ = self.model.noise_level(noisy, sigma, pooled=True)
+                    self.model.reconstruct(noisy, guide)
+
+        seed = self.recipe.training.seed * 1_000_003 + self.step
+        self.generator.manual_seed(seed)
+        torch.manual_seed(seed)
+        dead = revive(self.model, look)
+        for name, which in dead.items():
+            new, old = (
+                network.get_submodule(name).state_dict() for network in (self.model, self.averaged)
+            )
+            for part in ("conv1.weight", "conv1.bias"):
+                old[part][which] = new[part][which]
+            old["conv2.weight"][:, which] = 0
+        if self.processes > 1:  # each has looked at crops of its own
+            for network in (self.model, self.averaged):
+                for weight in network.state_dict().values():
+                    distributed.broadcast(weight, 0)
+        self._revived += sum(int(which.sum()) for which in dead.values())
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -378,6 +411,9 @@ class Trainer:
     ) -> str:
         """Compose the line that a person reads."""
         parts = [f"step {self.step}/{self.recipe.training.steps}", f"loss {loss:.5f}"]
+        if self._revived:
+            parts.append(f"{self._revived} dead channels revived")
+            self._revived = 0
         if penalty:
             parts.append(f"penalty {penalty:.5f}")
         parts += [f"{speed / 1e3:.0f} kpx/s", f"{self._left(speed)} left"]

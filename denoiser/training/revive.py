@@ -1,0 +1,87 @@
+"""Channels that have died: where a rectifier never lets anything through, no gradient comes back.
+
+Muon's steps are as large in directions that hardly matter as in those that do, so the kernels of
+coarse levels wander until most of their channels are dead, and stay so.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from denoiser.training.autoencoder import ConvAutoencoder, ResidualBlock
+
+
+@torch.no_grad()
+def revive(network: ConvAutoencoder, look: Callable[[], object]) -> dict[str, Tensor]:
+    """Start dead hidden channels of residual blocks afresh; what the network computes stays.
+
+    They get random kernels, scaled and shifted so that the rectifier lets half of what it sees
+    through, at the strength of the block's input (as LSUV does; Mishkin and Matas 2016). The
+    second convolution begins by ignoring them.
+
+    Args:
+        network: To change, blocks that do not learn excepted.
+        look: Runs it on examples; those of all calls are taken to be alike.
+
+    Returns:
+        (C,) bool of each block that has any, by its name: which channels were dead.
+    """
+    blocks = {
+        name: block
+        for name, block in network.named_modules()
+        if isinstance(block, ResidualBlock) and block.conv1.weight.requires_grad
+    }
+    largest = _watch(blocks, look, lambda _, hidden: hidden.amax((0, 2, 3)), torch.maximum)
+    dead = {name: where <= 0 for name, where in largest.items() if (where <= 0).any()}
+    blocks = {name: blocks[name] for name in dead}
+    for name, block in blocks.items():
+        kernel, bias = block.conv1.weight, block.conv1.bias
+        assert bias is not None
+        fresh = torch.randn(kernel.shape).to(kernel) / math.sqrt(kernel[0].numel())
+        kernel[dead[name]], bias[dead[name]] = fresh[dead[name]], 0
+        block.conv2.weight[:, dead[name]] = 0
+    moments = _watch(blocks, look, _moments, torch.add)
+    for name, block in blocks.items():
+        kernel, bias = block.conv1.weight, block.conv1.bias
+        assert bias is not None
+        count, square, first, second = moments[name]
+        mean = first / count
+        scale = (square / count / (second / count - mean.square()).clamp(min=1e-12)).sqrt()
+        kernel[dead[name]] *= scale[dead[name], None, None, None]
+        bias[dead[name]] = (-mean * scale)[dead[name]]
+    return dead
+
+
+def _moments(x: Tensor, hidden: Tensor) -> Tensor:
+    """Count, sum of the input's mean square, sums of each channel and of its square, (4, C)."""
+    x, hidden = x.float(), hidden.float()
+    first, second = hidden.sum((0, 2, 3)), hidden.square().sum((0, 2, 3))
+    count = torch.full_like(first, hidden[:, 0].numel())
+    return torch.stack([count, count * x.square().mean(), first, second])
+
+
+def _watch(
+    blocks: Mapping[str, ResidualBlock],
+    look: Callable[[], object],
+    measure: Callable[[Tensor, Tensor], Tensor],
+    join: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Measure what goes into and comes out of the first convolution of blocks, over all calls."""
+    found: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
+            value = measure(inputs[0], hidden)
+            found[name] = join(found[name], value) if name in found else value
+
+        return note
+
+    hooks = [block.conv1.register_forward_hook(hook(name)) for name, block in blocks.items()]
+    try:
+        look()
+    finally:
+        for registered in hooks:
+            registered.remove()
+    return found

@@ -1,0 +1,93 @@
+"""Dead channels start afresh, and nothing changes until they learn."""
+
+import dataclasses
+
+import torch
+from conftest import CPU
+
+from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.dataset import Crops
+from denoiser.training.noises import Gaussian
+from denoiser.training.recipe import Network, Recipe, Training
+from denoiser.training.revive import revive
+from denoiser.training.trainer import Trainer
+
+NETWORK = Network(channels=(8, 12), blocks=1)
+IMAGE, LEVEL = torch.rand(4, 3, 32, 32), torch.full((4, 1, 32, 32), 0.1)
+RECIPE = Recipe(
+    name="revived",
+    network=NETWORK,
+    corruption=(Gaussian(sigma=(0, 50)),),
+    training=Training(steps=40, batch=2, crop_px=16, rate=1e-9, revive_every=20),
+)
+
+
+def killed(network):
+    """The block whose channels 2, 3 and 5 are dead; the second convolutions are no longer zero."""
+    for name, weight in network.named_parameters():
+        if name.endswith("conv2.weight"):
+            torch.nn.init.normal_(weight, std=0.1)
+    block = network.encoders[1][0]
+    with torch.no_grad():
+        block.conv1.bias[[2, 3, 5]] = -100
+    return block
+
+
+def hidden(network, block):
+    seen = []
+    hook = block.conv1.register_forward_hook(lambda *call: seen.append((call[1][0], call[2])))
+    with torch.no_grad():
+        network.reconstruct(IMAGE, LEVEL)
+    hook.remove()
+    return seen[0]
+
+
+def test_dead_channels_start_afresh_and_the_output_stays():
+    network = ConvAutoencoder(NETWORK)
+    block = killed(network)
+    before, _ = network.reconstruct(IMAGE, LEVEL)
+    _, after_kill = hidden(network, block)
+    alive = after_kill.amax((0, 2, 3)) > 0
+    dead = revive(network, lambda: network.reconstruct(IMAGE, LEVEL))
+    assert torch.equal(dead["encoders.1.0"], ~alive) and not alive[[2, 3, 5]].any()
+    after, _ = network.reconstruct(IMAGE, LEVEL)
+    assert torch.equal(before, after)
+    inputs, fresh = hidden(network, block)
+    assert torch.equal(fresh[:, alive], after_kill[:, alive])
+    strength = inputs.square().mean().sqrt().expand(3)
+    fresh = fresh[:, [2, 3, 5]]
+    torch.testing.assert_close(fresh.std((0, 2, 3), unbiased=False), strength, rtol=1e-3, atol=0)
+    assert ((fresh > 0).float().mean((0, 2, 3)) - 0.5).abs().max() < 0.25
+    after.square().sum().backward()
+    assert block.conv2.weight.grad[:, [2, 3, 5]].abs().amin(1).amax() > 0
+    assert revive(network, lambda: network.reconstruct(IMAGE, LEVEL)) == {}
+
+
+def test_blocks_that_do_not_learn_are_left_alone():
+    network = ConvAutoencoder(NETWORK)
+    killed(network)
+    network.requires_grad_(False)
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    assert revive(network, lambda: network.reconstruct(IMAGE, LEVEL)) == {}
+    assert all(torch.equal(weight, before[name]) for name, weight in network.state_dict().items())
+
+
+def test_a_run_revives_channels_of_both_networks(tmp_path):
+    told = []
+    trainer = Trainer(RECIPE, CPU, "fp32")
+    killed(trainer.model)
+    trainer.averaged.load_state_dict(trainer.model.state_dict())
+    never = dataclasses.replace(
+        RECIPE, training=dataclasses.replace(RECIPE.training, revive_every=0)
+    )
+    crops = Crops([torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()], 16, CPU)
+    before, _ = trainer.averaged.reconstruct(IMAGE, LEVEL)
+    trainer.run(crops, [], tmp_path / "run", report=told.append)
+    assert sum("dead channels revived" in line for line in told) == 1
+    for network in (trainer.model, trainer.averaged):
+        assert (hidden(network, network.encoders[1][0])[1].amax((0, 2, 3)) > 0).all()
+        torch.testing.assert_close(network.reconstruct(IMAGE, LEVEL)[0], before)
+    other = Trainer(never, CPU, "fp32")
+    killed(other.model)
+    other.run(crops, [], tmp_path / "never", report=told.append)
+    assert (hidden(other.model, other.model.encoders[1][0])[1].amax((0, 2, 3)) < 0).sum() >= 3
