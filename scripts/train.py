@@ -35,7 +35,7 @@ from denoiser.training.validation import centre
 RECIPES = Path(__file__).parent / "recipes"
 
 
-@click.command(context_settings={"show_default": True})
+@click.command("train.py", context_settings={"show_default": True})
 @click.option(
     "--recipe",
     "recipe_name",
@@ -111,6 +111,7 @@ def main(
         )
     if resume and not checkpoint.exists():
         raise InputError(f"no checkpoint to go on from: {checkpoint}")
+    torch.set_flush_denormal(True)  # a CPU is slow at what fades towards zero
     if threads:
         torch.set_num_threads(threads)
     place, first = join_processes(device)
