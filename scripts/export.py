@@ -1,13 +1,15 @@
 """Export a trained run to ONNX with its card: `export.py RUN/checkpoint.pt models/NAME.onnx`."""
 
+import contextlib
 import json
 from itertools import islice
 from pathlib import Path
 
 import click
 
+from denoiser.catalog import read_card
 from denoiser.console import run, say
-from denoiser.errors import ArgumentError, OutputError
+from denoiser.errors import ArgumentError, ModelError, OutputError
 from denoiser.files import check_file, write_text
 from denoiser.training.checkpoint import load_checkpoint
 from denoiser.training.dataset import read_pictures
@@ -17,7 +19,7 @@ from denoiser.training.recipe import Recipe
 PICTURES = 24
 
 
-@click.command(context_settings={"show_default": True})
+@click.command("export.py", context_settings={"show_default": True})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
@@ -49,7 +51,9 @@ def main(
         if not text.isprintable():
             raise ArgumentError(f"{text!r} cannot stand in a card")
     card_path = target.with_suffix(".toml")
-    for path in (target, card_path):  # a recipe may have that name
+    if card_path.exists() and not _is_card(card_path):  # a recipe may have that name
+        raise OutputError(f"{card_path} is no model's card: choose another name for the model")
+    for path in (target, card_path):
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists: give --overwrite to replace it")
         check_file(path)
@@ -88,6 +92,12 @@ def main(
         f"{target}: {facts['parameters']} parameters, halo {facts['halo']} pixels,"
         f" differs from torch by {facts['largest_difference_from_torch']}"
     )
+
+
+def _is_card(path: Path) -> bool:
+    with contextlib.suppress(ModelError):
+        return bool(read_card(path))
+    return False
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ def test_train_export_denoise_and_evaluate_from_the_command_line(tmp_path: Path)
     ):  # nothing is replaced unasked
         script("export.py", run / "checkpoint.pt", model, "--images", images)
     other = recipe.with_suffix(".onnx")
-    with pytest.raises(AssertionError, match=r"\.toml exists: give --overwrite"):
-        script("export.py", run / "checkpoint.pt", other, "--images", images)
+    with pytest.raises(AssertionError, match=r"\.toml is no model's card"):
+        script("export.py", run / "checkpoint.pt", other, "--images", images, "--overwrite")
     script("train.py", *common[:-1], tmp_path / "run2", "--init", model)
     subprocess.run([*DENOISE, images / "a.jpg", tmp_path / "o.jpg", "-m", model], check=True)
     done = script(
