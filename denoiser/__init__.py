@@ -57,7 +57,8 @@ def denoise(
 
     Args:
         image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1
-            or, if any value exceeds 4, at the largest.
+            or, where more than one pixel in a thousand exceeds 4, at the largest value but for
+            such a few.
         model: A model, its name or path; None for the default.
         sigma: Noise standard deviation in [0, 1] units, or "auto" to estimate it.
         strength: Share of the noise to remove, 0-1; 0 returns the input bit for bit.
@@ -98,7 +99,8 @@ def inpaint(
 
     Args:
         image: (H, W) or (H, W, C), C = 1 or 3; uint8, uint16, or floating point with white at 1
-            or, if any value exceeds 4, at the largest.
+            or, where more than one pixel in a thousand exceeds 4, at the largest value but for
+            such a few.
         hole: (H, W) bool, True where pixels are replaced.
         model: A model, its name or path; None for the default.
         feather_px: Width of the edge, inside the hole, over which filling and image are blended.

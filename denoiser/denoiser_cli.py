@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -32,7 +31,7 @@ def models(names: tuple[str, ...]) -> None:
 
     def card_of(name: str) -> catalog.Card:
         if name.lower().endswith(".onnx"):
-            return catalog.read_card(Path(name).with_suffix(".toml"))
+            return catalog.read_card(catalog.find(name).with_suffix(".toml"))
         return catalog.choose(name, known)
 
     defaults = {

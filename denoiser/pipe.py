@@ -157,7 +157,7 @@ def _parse(line: bytes) -> dict[str, Any]:
             raise ValueError("width and height must be positive whole numbers")
         if sides[0] * sides[1] > LARGEST_MP * 1e6:
             raise ValueError(f"more than {LARGEST_MP} megapixels")
-        for key, known in (("mode", CHANNELS), ("type", TYPES), ("task", OPTIONS)):
+        for key, known in (("mode", CHANNELS), ("type", TYPES), ("task", (*OPTIONS, "cancel"))):
             if not isinstance(header[key], str) or header[key] not in known:
                 raise ValueError(f"{key} must be one of {', '.join(known)}")
         return header

@@ -196,10 +196,17 @@ def _kind(page: tifffile.TiffPage) -> Mode | str:
     }
     kind = kinds.get((photometric, count))
     if kind is None:
-        raise InputError(f"TIFF with {count} channels of kind {photometric} is not supported")
+        raise InputError(
+            f"TIFF with {count} channels of {photometric} is not supported: convert it to RGB or"
+            " grey first"
+        )
     bits, sort = page.bitspersample, None if page.dtype is None else page.dtype.kind
     if not (sort == "f" or (sort in ("u", "b") and bits <= 16)):
-        raise InputError(f"TIFF with {bits} bits per channel of kind {sort} is not supported")
+        numbers = {"u": "whole", "i": "signed", "c": "complex"}.get(sort or "", "unknown")
+        raise InputError(
+            f"TIFF with {numbers} numbers of {bits} bits is not supported: convert it to 16 bits"
+            " or floating point first"
+        )
     return kind
 
 
