@@ -25,7 +25,7 @@ def save(before: np.ndarray, after: np.ndarray, top: int, left: int, path: Path)
     Image.fromarray(np.hstack([crops[0], gap, crops[1]])).save(path, optimize=True)
 
 
-@click.command()
+@click.command("before_after.py")
 def main() -> None:
     """Restore the sample and draw docs/sample/before-after.png and inpainted.png anew."""
     noisy = np.array(Image.open(SAMPLE / "noisy.png"))

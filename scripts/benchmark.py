@@ -308,7 +308,7 @@ def draw(
     figure.savefig(path, dpi=100)
 
 
-@click.command(context_settings={"show_default": True})
+@click.command("benchmark.py", context_settings={"show_default": True})
 @click.option("--images", type=click.Path(path_type=Path), help="Clean pictures; noise is added.")
 @click.option(
     "--pairs",

@@ -195,7 +195,7 @@ def train(recipe: Recipe, crops: Crops, folder: Path, report: Callable[[str], No
     return trainer
 
 
-@click.command(context_settings={"show_default": True})
+@click.command("compare.py", context_settings={"show_default": True})
 @click.option("--images", type=click.Path(path_type=Path), required=True, multiple=True)
 @click.option("--measure", "measured", type=click.Path(path_type=Path), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")

@@ -19,7 +19,7 @@ from denoiser.training.validation import to_batch, to_uint8
 SMALLEST_PX = 3  # a camera's two outermost rows are mirrored
 
 
-@click.command(context_settings={"show_default": True})
+@click.command("corrupt.py", context_settings={"show_default": True})
 @click.option("--recipe", required=True, help="Name in recipes/, or a .toml.")
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Clean pictures.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder to make.")

@@ -125,7 +125,7 @@ def sheet_row(case: Case, restored: list[np.ndarray]) -> np.ndarray:
     return row.repeat(2, 0).repeat(2, 1)
 
 
-@click.command(context_settings={"show_default": True})
+@click.command("evaluate.py", context_settings={"show_default": True})
 @click.option("--images", type=click.Path(path_type=Path), required=True)
 @click.option("--pairs", is_flag=True, help="IMAGES holds noisy/ and clean/ instead of clean ones.")
 @click.option("--inpaint", is_flag=True, help="Measure inpainting, beside the classical methods.")

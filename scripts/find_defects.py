@@ -61,7 +61,7 @@ def paint(image: np.ndarray, seed: int) -> tuple[np.ndarray, dict[Kind, list[np.
     return np.rint(damaged).astype(np.uint8), defects
 
 
-@click.command(context_settings={"show_default": True})
+@click.command("find_defects.py", context_settings={"show_default": True})
 @click.option("--images", type=click.Path(path_type=Path), required=True)
 @click.option("--model", default="defects", help="Name or .onnx.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many pictures.")

@@ -64,7 +64,7 @@ def camera_steps(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return next((found for way in ways if (found := camera_steps(way))), ())
 
 
-@click.command(context_settings={"show_default": True})
+@click.command("noise_sheet.py", context_settings={"show_default": True})
 @click.argument("real", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A picture to write.")
 @click.option("--places", type=click.IntRange(1), default=3, help="Rows per picture.")

@@ -17,7 +17,7 @@ from denoiser.training import recorded
 OUT = Path(recorded.__file__).with_name(recorded.FILE)
 
 
-@click.command(context_settings={"show_default": True})
+@click.command("record_noise.py", context_settings={"show_default": True})
 @click.argument("photographs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=OUT)
 def main(photographs: tuple[Path, ...], out: Path) -> None:
