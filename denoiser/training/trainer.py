@@ -186,7 +186,7 @@ class Trainer:
         # randomness depends on seed and step alone: nothing to save, the same in every process
         seed = training.seed * 1_000_003 + self.step
         self.generator.manual_seed(seed)
-        examples = self._examples(crops)
+        examples = self._examples(crops, slice(self.rank, None, self.processes))
         if self.rank:  # other probes for other crops
             self.generator.manual_seed(seed + (self.rank << 32))
         with self._autocast():
@@ -221,7 +221,7 @@ class Trainer:
             for part in ("conv1.weight", "conv1.bias"):
                 old[part][which] = new[part][which]
             old["conv2.weight"][:, which] = 0
-        if self.processes > 1:  # each has looked at crops of its own
+        if self.processes > 1:  # all have looked at the same, but GPUs round as they like
             for network in (self.model, self.averaged):
                 for weight in network.state_dict().values():
                     distributed.broadcast(weight, 0)
@@ -230,8 +230,8 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def _examples(self, crops: Crops) -> list[Tensor]:
-        """Make what the objective takes: this process's share of the step's batch."""
+    def _examples(self, crops: Crops, share: slice = slice(None)) -> list[Tensor]:
+        """Make what the objective takes of a process's share of the step's batch."""
         batch = crops.sample(self.recipe.training.batch, self.generator)
         phases = self.recipe.network.phases
         clean, noisy, sigma = (
@@ -244,7 +244,6 @@ class Trainer:
             chance = torch.rand(len(sigma), device=sigma.device, generator=self.generator)
             told = chance < self.recipe.training.told
             sigma = torch.where(told[:, None, None, None], sigma, -torch.ones_like(sigma))
-        share = slice(self.rank, None, self.processes)
         if self.recipe.training.supervision == "clean":
             examples = [noisy[share], sigma[share], clean[share]]
         else:
