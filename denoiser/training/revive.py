@@ -1,7 +1,7 @@
 """Channels that have died: where a rectifier never lets anything through, no gradient comes back.
 
-Muon's steps are as large in directions that hardly matter as in those that do, so the kernels of
-coarse levels wander until most of their channels are dead, and stay so.
+AdamW left 139 of the 256 hidden channels of a network's coarsest level dead, Muon 255 (see
+scripts/LOG.md).
 """
 
 import math

@@ -180,11 +180,11 @@ class Trainer:
             The loss without penalties, and the penalties, as tensors that nobody waited for.
         """
         training = self.recipe.training
-        every = training.revive_every
-        if every and self.step % every == 0 and self.step <= 0.75 * training.steps:
-            self._revive(crops)
         # randomness depends on seed and step alone: nothing to save, the same in every process
         seed = training.seed * 1_000_003 + self.step
+        every = training.revive_every
+        if every and self.step % every == 0 and self.step <= 0.75 * training.steps:
+            self._revive(crops, seed)
         self.generator.manual_seed(seed)
         examples = self._examples(crops, slice(self.rank, None, self.processes))
         if self.rank:  # other probes for other crops
@@ -200,7 +200,7 @@ class Trainer:
             self.step += 1
         return loss.detach(), penalty.detach()
 
-    def _revive(self, crops: Crops) -> None:
+    def _revive(self, crops: Crops, seed: int) -> None:
         """Start dead channels afresh, in the averaged weights too."""
 
         def look() -> None:
@@ -210,7 +210,6 @@ class Trainer:
                     guide, _ = self.model.noise_level(noisy, sigma, pooled=True)
                     self.model.reconstruct(noisy, guide)
 
-        seed = self.recipe.training.seed * 1_000_003 + self.step
         self.generator.manual_seed(seed)
         torch.manual_seed(seed)
         dead = revive(self.model, look)
