@@ -30,6 +30,12 @@ TINY = Recipe(
 )
 
 
+@pytest.fixture(autouse=True)
+def the_same_random_numbers() -> None:
+    """Every test draws the same, whichever ran before."""
+    torch.manual_seed(0)
+
+
 def tiny_onnx(
     nodes: list[onnx.NodeProto] | None = None,
     *,
