@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from denoiser.arrays import Progress as Callback
-    from denoiser.batch import Result
+    from denoiser.books import Result
     from denoiser.plan import Item
 
 BAR_AFTER_S = 1.0

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from denoiser import watch
-from denoiser.batch import Batch, Result
+from denoiser.batch import Batch
+from denoiser.books import Result
 from denoiser.console import FolderView, Show, say
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, InputError, OutputError, PartialError
@@ -166,7 +167,7 @@ def rehearse(plan: Plan, places: Places, batch: Batch, show: Show) -> int:
     failed = unlisted(plan, places)
     failed += [Result(item, "failed", why=why) for item, why in plan.clashes]
     hopeless = ((result.item, result) for result in failed)
-    checked = ((item, batch.check(item)) for item in plan.items)
+    checked = ((item, batch.books.check(item)) for item in plan.items)
     for item, found in itertools.chain(hopeless, checked):
         state, why = (found.state, found.why) if isinstance(found, Result) else ("to do", "")
         show.outcome(item.name, str(item.target), state, why)

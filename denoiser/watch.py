@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from denoiser.arrays import Progress
-from denoiser.batch import Batch, Result, is_full, ours, place_of
+from denoiser.batch import Batch
+from denoiser.books import Result, is_full, ours, place_of
 from denoiser.errors import OutputError
 from denoiser.files import move_new, stamp_of, sync_folder, write_text
 from denoiser.journal import DONE, QUARANTINED, WRITING, Entry
@@ -193,7 +194,7 @@ class Watcher:
             return
         known, attempts = self.journal.find(item), 0
         if known and known.input_stamp == stamp and seen is None:
-            same = (known.model_sha256, known.settings) == self.batch.key(item)
+            same = (known.model_sha256, known.settings) == self.batch.books.key(item)
             disposable = self._disposes and _exists(item.target)
             again = disposable or self.batch.options.overwrite
             if known.state == DONE and same and not again:
