@@ -65,7 +65,7 @@ def test_a_share_of_the_crops_holds_a_guess(photo):
     trainer = Trainer(
         Recipe("tiny", SHAPE, holes=Holes(guessed=0.5), training=training), CPU, "fp32"
     )
-    picture, guide, clean = trainer._examples(Crops([photo], 64, CPU))
+    picture, guide, clean = trainer.examples.draw(Crops([photo], 64, CPU))
     guessed = guide.amax((1, 2, 3)) == GUESS
     assert filling.GUESS == GUESS and 5 < guessed.sum() < 27
     inside = (guide > 0).expand_as(clean)

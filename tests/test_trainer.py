@@ -273,7 +273,7 @@ ESTIMATING = dataclasses.replace(TINY.network, estimator=4)
 def test_a_share_of_the_crops_is_told_how_far_they_are_from_clean(crops):
     steps = (Gaussian(sigma=(20, 20)), Clip())
     recipe = dataclasses.replace(make(batch=64, told=0.25), network=ESTIMATING, corruption=steps)
-    noisy, sigma, clean = Trainer(recipe, CPU, "fp32")._examples(crops)
+    noisy, sigma, clean = Trainer(recipe, CPU, "fp32").examples.draw(crops)
     level = sigma[:, 0, 0, 0]
     told = level >= 0
     assert 4 < told.sum() < 32 and (level[~told] == -1).all()

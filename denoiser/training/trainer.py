@@ -18,18 +18,15 @@ from torch.nn.parallel import DistributedDataParallel
 from denoiser.errors import RecipeError, TrainingError
 from denoiser.files import sweep
 from denoiser.signals import uninterrupted
-from denoiser.training import neighbor2neighbor
-from denoiser.training.autoencoder import ConvAutoencoder, split
+from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.checkpoint import carry_over, load_checkpoint, save_checkpoint
-from denoiser.training.corruption import corrupt
 from denoiser.training.dataset import Crops
-from denoiser.training.holes import GUESS, cut_out, draw_holes, first_guess
+from denoiser.training.examples import Apply, Examples
 from denoiser.training.losses import Losses
 from denoiser.training.objective import Objective
 from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
 from denoiser.training.revive import revive
-from denoiser.training.step import power
 from denoiser.training.validation import (
     LABELS,
     Log,
@@ -118,6 +115,8 @@ class Trainer:
             self.model.estimator.requires_grad_(recipe.training.learns == "estimator")
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
         """The network with averaged weights: what is measured and exported."""
+        networks = self._applied(self.model), self._applied(self.averaged)
+        self.examples = Examples(recipe, self.generator, *networks)
         self.optimizer = Optimizer(self.model, recipe.training)
         self.objective: nn.Module = Objective(self.model, recipe, self.generator)
         if self.processes > 1:
@@ -186,7 +185,7 @@ class Trainer:
         if every and self.step % every == 0 and self.step <= 0.75 * training.steps:
             self._revive(crops, seed)
         self.generator.manual_seed(seed)
-        examples = self._examples(crops, slice(self.rank, None, self.processes))
+        examples = self.examples.draw(crops, slice(self.rank, None, self.processes))
         if self.rank:  # other probes for other crops
             self.generator.manual_seed(seed + (self.rank << 32))
         with self._autocast():
@@ -205,7 +204,7 @@ class Trainer:
 
         def look() -> None:
             for _ in range(LOOKS):
-                noisy, sigma, *_ = self._examples(crops)
+                noisy, sigma, *_ = self.examples.draw(crops)
                 with self._autocast():
                     guide, _ = self.model.noise_level(noisy, sigma, pooled=True)
                     self.model.reconstruct(noisy, guide)
@@ -226,53 +225,19 @@ class Trainer:
                     distributed.broadcast(weight, 0)
         self._revived += sum(int(which.sum()) for which in dead.values())
 
+    def _applied(self, network: ConvAutoencoder) -> Apply:
+        """Make a function of a network."""
+
+        @torch.no_grad()
+        def apply(image: Tensor, guide: Tensor | None = None) -> Tensor:
+            with self._autocast():
+                restored, _ = network.reconstruct(image, guide)
+            return restored.float()
+
+        return apply
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-    def _examples(self, crops: Crops, share: slice = slice(None)) -> list[Tensor]:
-        """Make what the objective takes of a process's share of the step's batch."""
-        batch = crops.sample(self.recipe.training.batch, self.generator)
-        phases = self.recipe.network.phases
-        clean, noisy, sigma = (
-            split(image, phases) for image in corrupt(batch, self.recipe.corruption, self.generator)
-        )
-        if self.recipe.network.hole:
-            noisy, sigma = self._cut_out(noisy)
-        if self.recipe.network.estimator:
-            sigma = power(noisy - clean).sqrt().expand_as(sigma)
-            chance = torch.rand(len(sigma), device=sigma.device, generator=self.generator)
-            told = chance < self.recipe.training.told
-            sigma = torch.where(told[:, None, None, None], sigma, -torch.ones_like(sigma))
-        if self.recipe.training.supervision == "clean":
-            examples = [noisy[share], sigma[share], clean[share]]
-        else:
-            first, second = neighbor2neighbor.draw_pairs(noisy, self.generator)[:, share]
-            noisy = noisy[share].contiguous(memory_format=torch.channels_last)
-            examples = [
-                neighbor2neighbor.subsample(image, choice)
-                for image, choice in ((noisy, first), (sigma[share], first), (noisy, second))
-            ]
-            with torch.no_grad(), self._autocast():
-                whole, _ = self.model.reconstruct(noisy)
-            examples.append(
-                neighbor2neighbor.subsample(whole, first)
-                - neighbor2neighbor.subsample(whole, second)
-            )
-        return [example.contiguous(memory_format=torch.channels_last) for example in examples]
-
-    def _cut_out(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut a hole out of every crop; some hold what the averaged network guesses."""
-        options = self.recipe.holes
-        hole = draw_holes(image, options, self.generator)
-        damaged = cut_out(image, hole)
-        if not options.guessed:
-            return damaged, hole
-        chance = torch.rand(len(hole), device=hole.device, generator=self.generator)
-        guessed = (chance < options.guessed)[:, None, None, None]
-        with torch.no_grad(), self._autocast():
-            guess = first_guess(image, hole, lambda *coarse: self.averaged.reconstruct(*coarse)[0])
-        damaged = torch.where(guessed, cut_out(image, hole, guess), damaged)
-        return damaged, torch.where(guessed, GUESS * hole, hole)
 
     def run(
         self,
