@@ -57,7 +57,9 @@ def test_train_export_denoise_and_evaluate_from_the_command_line(tmp_path: Path)
     script("train.py", *common, "--resume")
     model = tmp_path / "exported.onnx"
     summary = "for the \N{TELESCOPE}"
-    script("export.py", run / "checkpoint.pt", model, "--images", images, "--summary", summary)
+    options = ["--images", images, "--summary", summary]
+    told = script("export.py", run / "checkpoint.pt", model, *options, "--prune")
+    assert "dead channels left out" in told.stderr
     card = catalog.read_card(model.with_suffix(".toml"))
     assert card.sha256 == sha256_of(model) and card.summary == summary
     with pytest.raises(AssertionError, match="there is no folder"):

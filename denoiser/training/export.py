@@ -1,5 +1,6 @@
 """torch -> ONNX: parity check, measured halo, metadata, card; and back again."""
 
+import copy
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from denoiser.engine import Model
 from denoiser.errors import InputError, ModelError, RecipeError
 from denoiser.files import sha256_of, whole_file
 from denoiser.training.autoencoder import ConvAutoencoder
+from denoiser.training.dead import prune
 from denoiser.training.holes import GUESS
 from denoiser.training.recipe import Recipe
 
@@ -48,6 +50,7 @@ def export(
     name: str,
     version: str,
     license: str,
+    dead: Mapping[str, Tensor] | None = None,
 ) -> dict[str, object]:
     """Write a model that keeps the contract, or nothing.
 
@@ -60,17 +63,20 @@ def export(
         name: The model's name in its metadata.
         version: Its version.
         license: SPDX identifier of the weights' licence.
+        dead: Channels to leave out, from `dead.find_dead`.
 
     Returns:
         Facts for the card: parameters, stride, halos, largest difference, sha256.
 
     Raises:
-        ModelError: onnxruntime and torch differ by more than `LARGEST_DIFFERENCE`.
+        ModelError: onnxruntime and torch, of which nothing is left out, differ by more than
+            `LARGEST_DIFFERENCE`.
         InputError: `pictures` are too small to measure the halo.
     """
-    network = ConvAutoencoder(recipe.network)
-    network.load_state_dict(dict(weights))
-    network.eval()
+    whole = ConvAutoencoder(recipe.network)
+    whole.load_state_dict(dict(weights))
+    network = copy.deepcopy(whole.eval())
+    left_out = prune(network, dead or {})
     halos = {"halo": measure_halo(network, pictures)}
     if network.estimator is not None:
         halos["noise_halo"] = measure_halo(network, pictures, estimating=True)
@@ -86,7 +92,7 @@ def export(
         "recipe": recipe.to_json(),
     }
     data = to_onnx(network, metadata)
-    difference = largest_difference(network, Model(data, device="cpu"), pictures)
+    difference = largest_difference(whole, Model(data, device="cpu"), pictures)
     if not difference <= LARGEST_DIFFERENCE:
         raise ModelError(
             f"not exported: onnxruntime and torch differ by {difference:.2g},"
@@ -96,6 +102,7 @@ def export(
         file.write(data)
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        **({"dead_channels_left_out": left_out} if left_out else {}),
         "stride": network.stride,
         **halos,
         "largest_difference_from_torch": float(f"{difference:.2g}"),
@@ -215,6 +222,8 @@ def measure_halo(
 def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
     """Read recipe and weights back from an exported model, to go on training.
 
+    Channels that were left out are there again, and dead: their kernels are zero.
+
     Raises:
         ModelError: The file is no model that `export` wrote.
         RecipeError: Its recipe is not one of today's.
@@ -230,13 +239,20 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
             for tensor in model.graph.initializer
         }
         known = ConvAutoencoder(recipe.network).state_dict()
-        return recipe, {name: weights[name] for name in known}
+        return recipe, {name: _widened(weights[name], known[name].shape) for name in known}
     except RecipeError:
         raise
     except OSError as error:
         raise ModelError(f"cannot read model {path}: {error.strerror}") from error
     except Exception as error:  # protobuf and onnx raise many kinds
         raise ModelError(f"{path} was not written by scripts/export.py") from error
+
+
+def _widened(weight: Tensor, shape: torch.Size) -> Tensor:
+    """Put zeros where channels were left out."""
+    whole = torch.zeros(shape, dtype=weight.dtype)
+    whole[tuple(map(slice, weight.shape))] = weight
+    return whole
 
 
 def _guides(network: ConvAutoencoder, sigma: Tensor) -> list[Tensor]:

@@ -161,7 +161,7 @@ class Training:
     estimate_weight: float = 0.1
     """Weight of the estimator's error, see `objective.level_distance`."""
     revive_every: int = 1000
-    """Steps after which dead channels are started afresh, see `revive`; the first time at the
+    """Steps after which dead channels are started afresh, see `dead.revive`; the first time at the
     start, the last before the last quarter. 0 is never."""
     learns: str = "all"
     """all, or of a network with an estimator only that, or only the restorer."""

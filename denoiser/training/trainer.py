@@ -21,12 +21,12 @@ from denoiser.signals import uninterrupted
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.checkpoint import carry_over, load_checkpoint, save_checkpoint
 from denoiser.training.dataset import Crops
+from denoiser.training.dead import revive
 from denoiser.training.examples import Apply, Examples
 from denoiser.training.losses import Losses
 from denoiser.training.objective import Objective
 from denoiser.training.optimizer import Optimizer
 from denoiser.training.recipe import Recipe, Training
-from denoiser.training.revive import revive
 from denoiser.training.validation import (
     LABELS,
     Log,
@@ -199,19 +199,19 @@ class Trainer:
             self.step += 1
         return loss.detach(), penalty.detach()
 
+    def look(self, crops: Crops) -> None:
+        """Run the network on `LOOKS` batches of examples, for `dead` to watch it."""
+        for _ in range(LOOKS):
+            noisy, sigma, *_ = self.examples.draw(crops)
+            with self._autocast():
+                guide, _ = self.model.noise_level(noisy, sigma, pooled=True)
+                self.model.reconstruct(noisy, guide)
+
     def _revive(self, crops: Crops, seed: int) -> None:
         """Start dead channels afresh, in the averaged weights too."""
-
-        def look() -> None:
-            for _ in range(LOOKS):
-                noisy, sigma, *_ = self.examples.draw(crops)
-                with self._autocast():
-                    guide, _ = self.model.noise_level(noisy, sigma, pooled=True)
-                    self.model.reconstruct(noisy, guide)
-
         self.generator.manual_seed(seed)
         torch.manual_seed(seed)
-        dead = revive(self.model, look)
+        dead = revive(self.model, lambda: self.look(crops))
         for name, which in dead.items():
             new, old = (
                 network.get_submodule(name).state_dict() for network in (self.model, self.averaged)

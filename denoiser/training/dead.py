@@ -12,6 +12,49 @@ from torch import Tensor, nn
 
 from denoiser.training.autoencoder import ConvAutoencoder, ResidualBlock
 
+ALIGNED = 16
+"""`prune` keeps a multiple of so many channels: onnxruntime works on 8 or 16 at once."""
+
+
+@torch.no_grad()
+def find_dead(network: ConvAutoencoder, look: Callable[[], object]) -> dict[str, Tensor]:
+    """Find hidden channels of residual blocks whose rectifier lets nothing through.
+
+    Args:
+        network: Whose.
+        look: Runs it on examples.
+
+    Returns:
+        (C,) bool of each block that has any, by its name: which channels are dead.
+    """
+    largest = _watch(_blocks(network), look, lambda _, out: out.amax((0, 2, 3)), torch.maximum)
+    return {name: where <= 0 for name, where in largest.items() if (where <= 0).any()}
+
+
+@torch.no_grad()
+def prune(network: ConvAutoencoder, dead: Mapping[str, Tensor]) -> int:
+    """Leave dead hidden channels out, for a network that no longer learns.
+
+    Args:
+        network: To change.
+        dead: What `find_dead` gave.
+
+    Returns:
+        How many channels were left out: as many as leave a multiple of `ALIGNED`.
+    """
+    blocks, count = _blocks(network), 0
+    for name, where in dead.items():
+        first, second = blocks[name].conv1, blocks[name].conv2
+        assert first.bias is not None
+        alive = int((~where).sum())
+        most = min(len(where), max(1, math.ceil(alive / ALIGNED)) * ALIGNED)
+        kept = where.long().argsort(stable=True)[:most].sort().values  # those alive, then others
+        first.weight, first.bias = nn.Parameter(first.weight[kept]), nn.Parameter(first.bias[kept])
+        second.weight = nn.Parameter(second.weight[:, kept])
+        first.out_channels = second.in_channels = most
+        count += len(where) - most
+    return count
+
 
 @torch.no_grad()
 def revive(network: ConvAutoencoder, look: Callable[[], object]) -> dict[str, Tensor]:
@@ -29,12 +72,9 @@ def revive(network: ConvAutoencoder, look: Callable[[], object]) -> dict[str, Te
         (C,) bool of each block that has any, by its name: which channels were dead.
     """
     blocks = {
-        name: block
-        for name, block in network.named_modules()
-        if isinstance(block, ResidualBlock) and block.conv1.weight.requires_grad
+        name: block for name, block in _blocks(network).items() if block.conv1.weight.requires_grad
     }
-    largest = _watch(blocks, look, lambda _, hidden: hidden.amax((0, 2, 3)), torch.maximum)
-    dead = {name: where <= 0 for name, where in largest.items() if (where <= 0).any()}
+    dead = {name: which for name, which in find_dead(network, look).items() if name in blocks}
     blocks = {name: blocks[name] for name in dead}
     for name, block in blocks.items():
         kernel, bias = block.conv1.weight, block.conv1.bias
@@ -52,6 +92,11 @@ def revive(network: ConvAutoencoder, look: Callable[[], object]) -> dict[str, Te
         kernel[dead[name]] *= scale[dead[name], None, None, None]
         bias[dead[name]] = (-mean * scale)[dead[name]]
     return dead
+
+
+def _blocks(network: ConvAutoencoder) -> dict[str, ResidualBlock]:
+    modules = network.named_modules()
+    return {name: module for name, module in modules if isinstance(module, ResidualBlock)}
 
 
 def _moments(x: Tensor, hidden: Tensor) -> Tensor:

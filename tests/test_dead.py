@@ -1,15 +1,18 @@
-"""Dead channels start afresh, and nothing changes until they learn."""
+"""Dead channels start afresh or are left out, and nothing changes by that."""
 
 import dataclasses
 
+import pytest
 import torch
 from conftest import CPU
 
+from denoiser.errors import ModelError
 from denoiser.training.autoencoder import ConvAutoencoder
 from denoiser.training.dataset import Crops
+from denoiser.training.dead import ALIGNED, find_dead, prune, revive
+from denoiser.training.export import export, read_weights
 from denoiser.training.noises import Gaussian
 from denoiser.training.recipe import Network, Recipe, Training
-from denoiser.training.revive import revive
 from denoiser.training.trainer import Trainer
 
 NETWORK = Network(channels=(8, 12), blocks=1)
@@ -97,3 +100,41 @@ def test_a_run_revives_channels_of_both_networks(tmp_path):
     killed(other.model)
     other.run(crops, [], tmp_path / "never", report=told.append)
     assert largest(other.model)[KILLED].max() < 0
+
+
+def test_dead_channels_are_left_out_and_the_output_stays(photo, tmp_path):
+    wide = Network(channels=(8, 3 * ALIGNED), blocks=1)
+    network = ConvAutoencoder(wide)
+    killed(network)
+    with torch.no_grad():
+        network.encoders[1][0].conv1.bias[ALIGNED:] = -100  # of the other half two are dead
+    recipe = dataclasses.replace(RECIPE, network=wide)
+    weights = {name: weight.clone() for name, weight in network.state_dict().items()}
+    before, _ = network.reconstruct(IMAGE, LEVEL)
+    dead = find_dead(network, lambda: network.reconstruct(IMAGE, LEVEL))
+    assert dead["encoders.1.0"][KILLED].all() and dead["encoders.1.0"][ALIGNED:].all()
+    assert prune(network, dead) == 2 * ALIGNED
+    torch.testing.assert_close(network.reconstruct(IMAGE, LEVEL)[0], before, rtol=0, atol=1e-6)
+
+    path, named = tmp_path / "pruned.onnx", {"name": "pruned", "version": "1", "license": "CC0-1.0"}
+    facts = export(recipe, weights, path, [photo], **named, dead=dead)
+    whole = export(recipe, weights, tmp_path / "whole.onnx", [photo], **named)
+    assert facts["dead_channels_left_out"] == 2 * ALIGNED and facts["halo"] == whole["halo"]
+    assert facts["parameters"] < whole["parameters"] / 2
+    trainer = Trainer(recipe, CPU, "fp32")
+    trainer.start_from(*read_weights(path))
+    torch.testing.assert_close(trainer.model.reconstruct(IMAGE, LEVEL)[0], before)
+    again = find_dead(trainer.model, lambda: trainer.model.reconstruct(IMAGE, LEVEL))
+    assert torch.equal(again["encoders.1.0"], dead["encoders.1.0"])
+
+
+def test_a_channel_that_lives_is_not_left_out(photo, tmp_path):
+    wide = Network(channels=(2 * ALIGNED, 12), blocks=1)
+    network = ConvAutoencoder(wide)
+    killed(network)
+    dead = {"encoders.0.0": torch.ones(2 * ALIGNED, dtype=torch.bool)}
+    recipe, target = dataclasses.replace(RECIPE, network=wide), tmp_path / "a.onnx"
+    named = {"name": "a", "version": "1", "license": "CC0-1.0"}
+    with pytest.raises(ModelError, match="differ"):
+        export(recipe, network.state_dict(), target, [photo], **named, dead=dead)
+    assert not list(tmp_path.iterdir())
