@@ -65,7 +65,6 @@ def engines():
 
 def start():
     """Start a screen, a window manager, and GIMP with a picture."""
-    os.environ["DISPLAY"] = ":77"
     version = subprocess.run(["gimp", "--version"], capture_output=True, text=True).stdout.split()
     (PROFILE / "gimprc").write_text(
         f'(config-version "{version[-1]}")\n(show-welcome-dialog no)\n(check-updates no)\n'
@@ -73,8 +72,12 @@ def start():
     (PROFILE / "shortcutsrc").write_text(
         '(file-version 1)\n(action "denoise" "F10")\n(action "inpaint-selection" "F11")\n'
     )
-    yield subprocess.Popen(["Xvfb", ":77", "-screen", "0", "1280x900x24", "-nolisten", "tcp"])
-    time.sleep(2)
+    read, write = os.pipe()
+    screen = ["-screen", "0", "1280x900x24", "-nolisten", "tcp", "-displayfd", str(write)]
+    yield subprocess.Popen(["Xvfb", *screen], pass_fds=[write])
+    os.close(write)
+    with os.fdopen(read) as number:  # comes when it is ready
+        os.environ["DISPLAY"] = f":{number.readline().strip()}"
     yield subprocess.Popen(["openbox"])
     yield subprocess.Popen(["gimp", "--no-splash", "--new-instance", WORK / "noisy.png"])
 
