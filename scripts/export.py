@@ -74,6 +74,7 @@ def main(
     if state["step"] < recipe.training.steps:
         say(f"warning: the training is at step {state['step']} of {recipe.training.steps}")
     pictures = list(islice(read_pictures([images], SMALLEST_PX, say), PICTURES))
+    dead = _find_dead(recipe, state["ema"], pictures) if prune else None
     card_path.unlink(missing_ok=True)  # rather none than one that is not of the model beside it
     facts = export(
         recipe,
@@ -83,7 +84,7 @@ def main(
         name=target.stem,
         version=version,
         license=license,
-        dead=_find_dead(recipe, state["ema"], pictures) if prune else None,
+        dead=dead,
     )
     pixels = state["step"] * recipe.training.pixels_per_step
     card = {

@@ -107,7 +107,7 @@ def test_dead_channels_are_left_out_and_the_output_stays(photo, tmp_path):
     network = ConvAutoencoder(wide)
     killed(network)
     with torch.no_grad():
-        network.encoders[1][0].conv1.bias[ALIGNED:] = -100  # of the other half two are dead
+        network.encoders[1][0].conv1.bias[ALIGNED:] = -100
     recipe = dataclasses.replace(RECIPE, network=wide)
     weights = {name: weight.clone() for name, weight in network.state_dict().items()}
     before, _ = network.reconstruct(IMAGE, LEVEL)

@@ -239,7 +239,7 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
             for tensor in model.graph.initializer
         }
         known = ConvAutoencoder(recipe.network).state_dict()
-        return recipe, {name: _widened(weights[name], known[name].shape) for name in known}
+        return recipe, {name: _widened(name, weights[name], known[name].shape) for name in known}
     except RecipeError:
         raise
     except OSError as error:
@@ -248,8 +248,10 @@ def read_weights(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
         raise ModelError(f"{path} was not written by scripts/export.py") from error
 
 
-def _widened(weight: Tensor, shape: torch.Size) -> Tensor:
-    """Put zeros where channels were left out."""
+def _widened(name: str, weight: Tensor, shape: torch.Size) -> Tensor:
+    """Put zeros where hidden channels of a residual block were left out."""
+    if ".conv1." not in name and ".conv2." not in name:
+        return weight
     whole = torch.zeros(shape, dtype=weight.dtype)
     whole[tuple(map(slice, weight.shape))] = weight
     return whole
