@@ -23,6 +23,8 @@ from denoiser.training.recipe import Recipe
 OPSET = 17
 LARGEST_DIFFERENCE = 1e-4
 """Between torch and onnxruntime, in [0, 1] units."""
+LARGEST_CHANGE = 1 / 255
+"""By what `dead.prune` leaves out, in [0, 1] units."""
 HALO_DIFFERENCE = 0.1 / 255
 """Between a tile's core and the whole image, for the halo to count as wide enough."""
 SMALLEST_PX, LARGEST_PX = 256, 512
@@ -69,8 +71,8 @@ def export(
         Facts for the card: parameters, stride, halos, largest difference, sha256.
 
     Raises:
-        ModelError: onnxruntime and torch, of which nothing is left out, differ by more than
-            `LARGEST_DIFFERENCE`.
+        ModelError: onnxruntime and torch differ by more than `LARGEST_DIFFERENCE`, or what is left
+            out changes a result by more than `LARGEST_CHANGE`.
         InputError: `pictures` are too small to measure the halo.
     """
     whole = ConvAutoencoder(recipe.network)
@@ -92,17 +94,25 @@ def export(
         "recipe": recipe.to_json(),
     }
     data = to_onnx(network, metadata)
-    difference = largest_difference(whole, Model(data, device="cpu"), pictures)
+    model = Model(data, device="cpu")
+    difference = largest_difference(network, model, pictures)
     if not difference <= LARGEST_DIFFERENCE:
         raise ModelError(
             f"not exported: onnxruntime and torch differ by {difference:.2g},"
             f" more than {LARGEST_DIFFERENCE:.0e}"
         )
+    change = largest_difference(whole, model, pictures) if left_out else 0.0
+    if not change <= LARGEST_CHANGE:
+        raise ModelError(
+            f"not exported: leaving {left_out} channels out changes results by {change:.2g},"
+            f" more than {LARGEST_CHANGE:.1g}"
+        )
+    pruned = {"dead_channels_left_out": left_out, "largest_change_by_it": float(f"{change:.2g}")}
     with whole_file(target, overwrite=True) as file:
         file.write(data)
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        **({"dead_channels_left_out": left_out} if left_out else {}),
+        **(pruned if left_out else {}),
         "stride": network.stride,
         **halos,
         "largest_difference_from_torch": float(f"{difference:.2g}"),
