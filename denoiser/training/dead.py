@@ -45,11 +45,11 @@ def prune(network: ConvAutoencoder, dead: Mapping[str, Tensor]) -> int:
     blocks, count = _blocks(network), 0
     for name, where in dead.items():
         first, second = blocks[name].conv1, blocks[name].conv2
-        assert first.bias is not None
+        kernel, bias = _kernel_and_bias(blocks[name])
         alive = int((~where).sum())
         most = min(len(where), max(1, math.ceil(alive / ALIGNED)) * ALIGNED)
         kept = where.long().argsort(stable=True)[:most].sort().values  # those alive, then others
-        first.weight, first.bias = nn.Parameter(first.weight[kept]), nn.Parameter(first.bias[kept])
+        first.weight, first.bias = nn.Parameter(kernel[kept]), nn.Parameter(bias[kept])
         second.weight = nn.Parameter(second.weight[:, kept])
         first.out_channels = second.in_channels = most
         count += len(where) - most
@@ -77,15 +77,13 @@ def revive(network: ConvAutoencoder, look: Callable[[], object]) -> dict[str, Te
     dead = {name: which for name, which in find_dead(network, look).items() if name in blocks}
     blocks = {name: blocks[name] for name in dead}
     for name, block in blocks.items():
-        kernel, bias = block.conv1.weight, block.conv1.bias
-        assert bias is not None
+        kernel, bias = _kernel_and_bias(block)
         fresh = torch.randn(kernel.shape).to(kernel) / math.sqrt(kernel[0].numel())
         kernel[dead[name]], bias[dead[name]] = fresh[dead[name]], 0
         block.conv2.weight[:, dead[name]] = 0
     moments = _watch(blocks, look, _moments, torch.add)
     for name, block in blocks.items():
-        kernel, bias = block.conv1.weight, block.conv1.bias
-        assert bias is not None
+        kernel, bias = _kernel_and_bias(block)
         count, square, first, second = moments[name]
         mean = first / count
         scale = (square / count / (second / count - mean.square()).clamp(min=1e-12)).sqrt()
@@ -97,6 +95,12 @@ def revive(network: ConvAutoencoder, look: Callable[[], object]) -> dict[str, Te
 def _blocks(network: ConvAutoencoder) -> dict[str, ResidualBlock]:
     modules = network.named_modules()
     return {name: module for name, module in modules if isinstance(module, ResidualBlock)}
+
+
+def _kernel_and_bias(block: ResidualBlock) -> tuple[Tensor, Tensor]:
+    """Of the convolution that makes the hidden channels."""
+    assert block.conv1.bias is not None  # for mypy: every convolution of ours has one
+    return block.conv1.weight, block.conv1.bias
 
 
 def _moments(x: Tensor, hidden: Tensor) -> Tensor:
