@@ -486,10 +486,10 @@ def test_denoiser_alone_shows_its_commands(run_denoise):
 def test_models_are_listed_and_their_cards_shown(run_denoise):
     result = run_denoise("models", command="denoiser")
     assert result.code == 0 and "license:" not in result.out
-    assert "denoise-balanced-v7 (default)" in result.out
-    assert "denoise-best-v4 (default on a GPU)" in result.out
+    assert "denoise-balanced-v8 (default)" in result.out
+    assert "denoise-best-v5 (default on a GPU)" in result.out
     one = run_denoise("models", "balanced", command="denoiser").out
-    assert one.startswith("denoise-balanced-v7 (default)") and one.count("license:") == 1
+    assert one.startswith("denoise-balanced-v8 (default)") and one.count("license:") == 1
     path = catalog.find("balanced")
     assert run_denoise("models", path, command="denoiser").out == one
     every = run_denoise("models", "all", command="denoiser").out
