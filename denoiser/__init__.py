@@ -19,6 +19,7 @@ def load_model(
     task: str = "denoise",
     device: str = "auto",
     threads: int = 0,
+    views: int = 1,
 ) -> "Model":
     """Load a model; the same arguments give the same object again.
 
@@ -28,21 +29,23 @@ def load_model(
         task: "denoise", "inpaint" or "detect".
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads, 0 for all cores.
+        views: 1, 2, 4 or 8: of how many mirrored and turned views the result is the mean, in as
+            many times the time.
 
     Raises:
         ModelError: There is no such model, or it is damaged, breaks the contract or has another
             task.
-        ArgumentError: There is no such task or device.
+        ArgumentError: There is no such task or device, or another number of views.
         DeviceError: A GPU was asked for and is not usable.
     """
-    return _load_model(str(name) if name is not None else None, task, device, threads)
+    return _load_model(str(name) if name is not None else None, task, device, threads, views)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_model(name: str | None, task: str, device: str, threads: int) -> "Model":
+def _load_model(name: str | None, task: str, device: str, threads: int, views: int) -> "Model":
     from denoiser import catalog
 
-    return catalog.load(name, task=task, device=device, threads=threads)
+    return catalog.load(name, task=task, device=device, threads=threads, views=views)
 
 
 def denoise(

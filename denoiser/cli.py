@@ -141,7 +141,7 @@ def denoise(
         strength=strength,
         tile_px=tile_px,
         max_memory_mb=max_memory_mb,
-        **shared.writing(),
+        **shared.of_job(),
     )
     delete, archive = on_success
     rules = Rules(

@@ -32,6 +32,8 @@ class Job:
     quality: int | None = None
     depth: Literal["keep", "8", "16"] = "keep"
     strip_metadata: bool = False
+    views: int = 1
+    """Of how many views of a picture the result is the mean; the model is loaded with it."""
 
     task: ClassVar[str]
     """Of the model, see `contract.Contract`."""
@@ -48,7 +50,10 @@ class Job:
 
     def settings(self, name: str) -> dict[str, Any]:
         """What `key` is made of; raises as it does."""
-        return dataclasses.asdict(self) | {"format": self.format and self.format.name}
+        settings = dataclasses.asdict(self) | {"format": self.format and self.format.name}
+        if self.views == 1:  # as the journals of earlier versions have it
+            del settings["views"]
+        return settings
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse pictures of a folder that would be in each other's way.
@@ -374,6 +379,7 @@ def facts(picture: Picture, model: Model) -> dict[str, Any]:
         "model": model.contract.name,
         "provider": model.provider,
         "precision": model.precision,
+        "views": model.views,
         "gpu_not_used": model.fallback,
         "width": picture.pixels.shape[1],
         "height": picture.pixels.shape[0],

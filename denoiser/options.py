@@ -92,6 +92,14 @@ device_options = [
         help="CPU threads, at most one per core; 0 = all cores.",
     ),
 ]
+views_option = click.option(
+    "--views",
+    type=click.Choice([1, 2, 4, 8]),
+    default=1,
+    show_default=True,
+    help="Give the mean of so many mirrored and turned views: a little better, for as many times"
+    " the time.",
+)
 writing_options = [
     click.option(
         "--format",
@@ -156,6 +164,7 @@ class Shared:
     require_gpu: bool
     precision: "Precision"
     threads: int
+    views: int
     format_name: str | None
     quality: int | None
     bit_depth: Literal["keep", "8", "16"]
@@ -201,11 +210,12 @@ class Shared:
             raise ArgumentError("--overwrite or --skip-existing: give one of them")
         return of_folder
 
-    def writing(self) -> dict[str, Any]:
-        """How a job is asked to write."""
+    def of_job(self) -> dict[str, Any]:
+        """What every job is asked."""
         from denoiser.single import forced_format
 
         return {
+            "views": self.views,
             "format": forced_format(self.format_name),
             "quality": self.quality,
             "depth": self.bit_depth,
@@ -235,6 +245,7 @@ class Shared:
                 require_gpu=self.require_gpu,
                 precision=self.precision,
                 threads=self.threads,
+                views=job.views,
             )
 
         existing = plan.Options(self.overwrite, self.skip_existing, self.fail_fast)
@@ -267,7 +278,8 @@ def shared_options(command: Command) -> Command:
         fields = dataclasses.fields(Shared)
         command(shared=Shared(**{field.name: values.pop(field.name) for field in fields}), **values)
 
-    return with_options(device_options + writing_options + folder_options + showing_options)(gather)
+    options = [*device_options, views_option, *writing_options, *folder_options, *showing_options]
+    return with_options(options)(gather)
 
 
 def is_folder(source: str) -> bool:

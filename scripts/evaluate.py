@@ -146,6 +146,9 @@ def sheet_row(case: Case, restored: list[np.ndarray]) -> np.ndarray:
     help="May be given several times; else 15, 25 and 50.",
 )
 @click.option("--blind", is_flag=True, help="Do not tell the noise level: let it be estimated.")
+@click.option(
+    "--views", type=click.Choice([1, 2, 4, 8]), default=1, help="As of denoise; not peers."
+)
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many pictures.")
 @click.option("--device", default="auto")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the table and a sheet.")
@@ -158,6 +161,7 @@ def main(
     weights: Path | None,
     sigmas: tuple[int, ...],
     blind: bool,
+    views: int,
     limit: int | None,
     device: str,
     out: Path | None,
@@ -173,7 +177,7 @@ def main(
         if set(chosen) - {"migan"}:
             raise ArgumentError("the only peer that fills holes is migan")
         others = {name: holes.migan(weights) for name in chosen}
-        holes.evaluate_holes(images, models, others, device, limit, out)
+        holes.evaluate_holes(images, models, others, device, views, limit, out)
         return
     if pairs and blind and sigmas:
         raise ArgumentError("--blind tells no --sigma")
@@ -181,7 +185,7 @@ def main(
         raise ArgumentError("--peer migan needs --inpaint")
     denoisers: dict[str, peers.Denoiser] = {}
     for stem, name in by_stem(models or (() if chosen else ("balanced",))).items():
-        model = load_model(name, device=device)
+        model = load_model(name, device=device, views=views)
         if stem in chosen:
             raise ArgumentError(f"{name} and the peer {stem} have one name: rename the model")
         denoisers[stem] = functools.partial(peers.ours, model=model)

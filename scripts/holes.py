@@ -88,13 +88,14 @@ def evaluate_holes(
     models: Sequence[str],
     others: dict[str, Filler],
     device: str,
+    views: int,
     limit: int | None,
     out: Path | None,
 ) -> None:
     """Print PSNR, SSIM and seconds per width; write the table and a sheet into `out`."""
     fillers: dict[str, Filler] = {}
     for stem, name in by_stem(models or ("inpaint",)).items():
-        model = catalog.load(name, task="inpaint", device=device)
+        model = catalog.load(name, task="inpaint", device=device, views=views)
         fillers[stem] = functools.partial(inpaint, model=model, grain_share=0.0)
     fillers |= CLASSICAL | others
     rows: list[list[str]] = []

@@ -81,6 +81,18 @@ def test_json_reports_what_was_found_and_done(run_denoise, noisy, tmp_path):
     assert 15 < report["sigma"] < 35 and (report["width"], report["height"]) == (96, 80)
 
 
+def test_more_views_restore_better(run_denoise, tmp_path, photo):
+    clean, psnrs = photo.astype(float), []
+    for views in (1, 8):
+        out = tmp_path / f"{views}.png"
+        options = ("--views", views, "--model", "fast", "--device", "cpu", "--json")
+        result = run_denoise(SAMPLE / "noisy.png", out, *options)
+        assert json.loads(result.out)["views"] == views
+        error = np.mean((np.asarray(Image.open(out)) - clean) ** 2)
+        psnrs.append(10 * np.log10(255**2 / error))
+    assert psnrs[1] > psnrs[0] + 0.05
+
+
 def test_verbose_prints_the_estimated_noise(run_denoise, noisy, tmp_path):
     assert "(estimated)" in run_denoise(noisy, tmp_path / "out.png", "-v").err
     assert (

@@ -60,6 +60,25 @@ def test_sigma_reaches_the_model():
     np.testing.assert_allclose(model.run(image, np.full_like(image[:, :1], 0.25)), 0.5)
 
 
+def test_views_are_turned_with_their_noise_level_and_averaged(rng):
+    kernel = np.zeros((3, 1, 3, 3), np.float32)
+    kernel[:, :, 1, 0] = 1  # what lies to the left, 0 beyond the border
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["left"], group=3, pads=[1] * 4),
+        helper.make_node("Sub", ["left", "sigma"], ["restored"]),
+    ]
+    onnx = tiny_onnx(nodes, initializers=[numpy_helper.from_array(kernel, "kernel")])
+    image, sigma = (rng.random((2, channels, 16, 24), np.float32) for channels in (3, 1))
+    around = np.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    left, right = around[:, :, 1:-1, :-2], around[:, :, 1:-1, 2:]
+    above, below = around[:, :, :-2, 1:-1], around[:, :, 2:, 1:-1]
+    means = {1: left, 2: (left + right) / 2, 4: (left + right) / 2}
+    means[8] = (left + right + above + below) / 4
+    for views, mean in means.items():
+        found = Model(onnx, device="cpu", views=views).run(image, sigma)
+        np.testing.assert_allclose(found, mean - sigma, atol=1e-6)
+
+
 def test_foreign_model_with_one_image_input_loads():
     model = Model(tiny_onnx(inputs=("x",), outputs=("y",), metadata=False), device="cpu")
     image = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
@@ -167,7 +186,7 @@ def test_what_is_no_restorer_is_refused(data):
 
 
 def test_bad_arguments_are_refused():
-    for options in ({"threads": -1}, {"threads": "2"}, {"device": None}):
+    for options in ({"threads": -1}, {"threads": "2"}, {"device": None}, {"views": 3}):
         with pytest.raises(ArgumentError):
             Model(tiny_onnx(), **options)
     with pytest.raises(ArgumentError, match="unknown task 'x'"):
