@@ -1,4 +1,4 @@
-"""Restoring arrays: noise level, tiles, engine, blend."""
+"""Restoring arrays: tiles, engine, blend."""
 
 import itertools
 import math
@@ -8,20 +8,16 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from denoiser import tiles
+from denoiser import levels, tiles
 from denoiser.arrays import Progress, check_image, fit, is_share, lights
 from denoiser.engine import Model
 from denoiser.errors import ArgumentError, OutOfMemoryError
-from denoiser.noise import estimate_sigma, mirror_into_flats, pool
+from denoiser.levels import OVERLAP_PX
 from denoiser.picture import LARGEST_FLOAT, has_outliers, white_of_light
 
-OVERLAP_PX = 16
 SMALLEST_TILE_PX = 320
 PROCESS_BYTES = 150_000_000
 """Memory of the program itself."""
-NOISE_TILE_PX = 1120
-"""Side of the tiles in which noise is estimated, at most, unless their halo is very wide: their
-memory stays while the restorer takes its own."""
 TILE_BYTES_PER_PX = 330
 """Memory per pixel of a tile on a CPU, at most."""
 
@@ -103,14 +99,14 @@ def _denoise_stack(
         limit = LARGEST_FLOAT * white
         beyond = np.abs(stack) > limit
         kept, stack = stack[beyond], np.clip(stack, -limit, limit).astype(stack.dtype, copy=False)
-    levels = [noise_level(image, sigma, model) for image in stack]
+    told = [levels.noise_level(image, sigma, model) for image in stack]
     tile_px = tile_px or _default_tile_px(model)
     noise: list[np.ndarray] | None = None
     in_place, is_touched = np.may_share_memory(out, stack), False
     while True:
         try:
             if noise is None:
-                noise = _find_noise(stack, white, levels, model, tile_px, progress)
+                noise = levels.find(stack, white, told, model, tile_px, progress)
             for rows, band in _bands(stack, white, noise, model, strength, tile_px, progress):
                 is_touched = in_place
                 _write(out[:, rows], band, white)
@@ -121,24 +117,6 @@ def _denoise_stack(
             if is_touched or tile_px < 2 * _smallest_tile_px(model):
                 raise
         tile_px //= 2
-
-
-def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model) -> float | None:
-    """Noise level that a model is told, in [0, 1] units; None to let it estimate.
-
-    Args:
-        image: (H, W, C), as in `denoise`.
-        sigma: A level, or "auto" to take what the model or, if it cannot, `estimate_sigma` finds.
-        model: Limits the level to what it was trained for.
-    """
-    if sigma == "auto":
-        if model.contract.estimates:
-            return None
-        level = estimate_sigma(image)
-    else:
-        level = float(sigma)
-    low, high = model.contract.sigma_range
-    return min(max(level, low), high)
 
 
 def denoise_channels(
@@ -173,10 +151,10 @@ def denoise_channels(
     if strength == 0 and mode == "CMYK":  # ink that becomes light and ink again may be rounded
         mode = "RGB"
     stack = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
-    levels = []
+    found = []
     for part, told in lights(stack, mode, progress):
         _check(part[0], sigma, strength, None)
-        found = _denoise_stack(
+        of_part = _denoise_stack(
             part,
             part,
             model,
@@ -185,11 +163,11 @@ def denoise_channels(
             tile_px=tile_px,
             progress=told,
         )
-        levels.append(found)
+        found.append(of_part)
     if len(pictures) > 1:
         for picture, restored in zip(pictures, stack, strict=True):
             picture[...] = restored
-    return levels[0]
+    return found[0]
 
 
 def tile_within(memory_bytes: int, image: np.ndarray, model: Model, tile_px: int = 0) -> int:
@@ -243,100 +221,12 @@ def _smallest_tile_px(model: Model) -> int:
     return max(SMALLEST_TILE_PX, own)
 
 
-def _spans(stack: np.ndarray, tile_px: int, halo_px: int, stride: int) -> list[list[tiles.Span]]:
-    """Plan the rows and the columns of tiles of (N, H, W, C)."""
-    return [tiles.plan(length, tile_px, halo_px, OVERLAP_PX, stride) for length in stack.shape[1:3]]
-
-
-def _find_noise(
-    stack: np.ndarray,
-    white: np.ndarray,
-    levels: Sequence[float | None],
-    model: Model,
-    tile_px: int,
-    progress: Progress | None,
-) -> list[np.ndarray]:
-    """Find how noisy the places of images are.
-
-    Places are squares of the model's stride, from the upper left corner.
-
-    Args:
-        stack: (N, H, W, C).
-        white: (N, 1, 1, 1) float32, what stands for white in each.
-        levels: N noise levels in [0, 1] units, or None to have the model estimate.
-        model: The model.
-        tile_px: Side of the restorer's tiles, which these do not exceed but for their wider halo.
-        progress: Told for each tile that nothing is restored yet; it may stop the work.
-
-    Returns:
-        N maps (H / stride, W / stride), rounded up.
-
-    Raises:
-        OutOfMemoryError: The device lacks memory for such tiles.
-    """
-    stride, halo_px = model.contract.stride, model.contract.noise_halo
-    count, height, width = len(stack), *(math.ceil(length / stride) for length in stack.shape[1:3])
-    told = [np.float32(level) for level in levels if level is not None]
-    if len(told) == count:
-        return [np.broadcast_to(level, (height, width)) for level in told]
-    noise, brightness = (np.empty((count, height, width), np.float32) for _ in range(2))
-    least = tiles.smallest_tile_px(halo_px, OVERLAP_PX, stride)
-    noise_tile_px = max(min(tile_px, NOISE_TILE_PX), least)
-    for row, column in itertools.product(*_spans(stack, noise_tile_px, halo_px, stride)):
-        if progress:
-            progress(0, stack.shape[1] * stack.shape[2])
-        windows = stack[:, row.window, column.window]
-        batch = _to_batch(windows, white, row, column)
-        flats = [mirror_into_flats(planes) for planes in batch]
-        found = model.estimate(batch)[:, 0]
-        inner, outer = zip(*(_places(span, stride) for span in (row, column)), strict=True)
-        size = (batch.shape[3] // stride, batch.shape[2] // stride)
-        for index in range(count):
-            level = _resized(found[index], size, Image.Resampling.BOX)
-            if (flat := flats[index]) is not None:
-                share = _resized(flat.astype(np.float32), size, Image.Resampling.BOX)
-                level = np.where(share < 1, level, 0)
-            noise[index][outer] = level[inner]
-            grey = _resized(batch[index].mean(0), size, Image.Resampling.BOX)
-            brightness[index][outer] = grey[inner]
-    return [pool(*both) for both in zip(noise, brightness, strict=True)]
-
-
-def _places(span: tiles.Span, stride: int) -> tuple[slice, slice]:
-    """Say which squares a tile is to fill along an axis: in its window, and in the whole image."""
-    first = (span.core_start + span.fade_in // 2) // stride
-    last = (span.core_stop - span.fade_out // 2) // stride
-    start = span.start // stride
-    return slice(first - start, last - start), slice(first, last)
-
-
-def _resized(plane: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
-    """Resize (H, W) float32 to (width, height)."""
-    return np.asarray(Image.fromarray(plane).resize(size, method))
-
-
-def _to_batch(
-    windows: np.ndarray, white: np.ndarray, row: tiles.Span, column: tiles.Span
-) -> np.ndarray:
-    """Turn windows (N, h, w, C), grey or colour, into (N, 3, H, W) float32 in [0, 1].
-
-    What the image's lower or right border cut off is mirrored.
-    """
-    below = row.stop - row.start - windows.shape[1]
-    beside = column.stop - column.start - windows.shape[2]
-    if below or beside:
-        windows = np.pad(windows, ((0, 0), (0, below), (0, beside), (0, 0)), mode="symmetric")
-    planes = windows.transpose(0, 3, 1, 2).astype(np.float32, order="C")
-    planes /= white
-    return planes if planes.shape[1] == 3 else np.repeat(planes, 3, 1)
-
-
 def _restore_batch(
     batch: np.ndarray, noise: Sequence[np.ndarray], model: Model, strength: float
 ) -> np.ndarray:
     """Restore (N, 3, H, W) float32 in [0, 1] whose places are as noisy as N maps (h, w) say."""
     size = (batch.shape[3], batch.shape[2])
-    smooth = [_resized(places, size, Image.Resampling.BILINEAR) for places in noise]
+    smooth = [levels.resized(places, size, Image.Resampling.BILINEAR) for places in noise]
     restored = model.run(batch, np.stack(smooth)[:, None])
     if strength < 1:
         restored = batch + np.float32(strength) * (restored - batch)
@@ -357,7 +247,7 @@ def _bands(
     Args:
         stack: (N, H, W, C); may be overwritten where it has been restored.
         white: (N, 1, 1, 1) float32, what stands for white in each.
-        noise: N maps of `_find_noise`.
+        noise: N maps of `levels.find`.
         model: The model.
         strength: As in `denoise`.
         tile_px: Side of the tiles.
@@ -371,13 +261,13 @@ def _bands(
     """
     count, height, width, channels = stack.shape
     stride = model.contract.stride
-    row_spans, column_spans = _spans(stack, tile_px, model.contract.halo, stride)
+    row_spans, column_spans = levels.spans(stack, tile_px, model.contract.halo, stride)
     faded = np.empty((count, channels, 0, width), np.float32)  # the overlap with the row above
     rows = stack[:, : row_spans[0].stop].copy()
     for row, following in itertools.zip_longest(row_spans, row_spans[1:]):
         band = np.empty((count, channels, row.core_stop - row.core_start, width), np.float32)
         for column in column_spans:
-            batch = _to_batch(rows[:, :, column.window], white, row, column)
+            batch = tiles.to_batch(rows[:, :, column.window], white, row, column)
             down, across = (
                 slice(span.start // stride, span.stop // stride) for span in (row, column)
             )

@@ -137,3 +137,17 @@ def plan(length: int, tile_px: int, halo_px: int, overlap_px: int, stride: int) 
             )
         )
     return spans
+
+
+def to_batch(windows: np.ndarray, white: np.ndarray, row: Span, column: Span) -> np.ndarray:
+    """Turn windows (N, h, w, C), grey or colour, into (N, 3, H, W) float32 in [0, 1].
+
+    What the image's lower or right border cut off is mirrored.
+    """
+    below = row.stop - row.start - windows.shape[1]
+    beside = column.stop - column.start - windows.shape[2]
+    if below or beside:
+        windows = np.pad(windows, ((0, 0), (0, below), (0, beside), (0, 0)), mode="symmetric")
+    planes = windows.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    planes /= white
+    return planes if planes.shape[1] == 3 else np.repeat(planes, 3, 1)

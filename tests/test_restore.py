@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import denoiser
-from denoiser import catalog, restore, tiles
+from denoiser import catalog, levels, restore, tiles
 from denoiser.engine import Model
 from denoiser.errors import (
     ArgumentError,
@@ -146,8 +146,8 @@ def test_released_model_cleans_colour_and_grey(photo, rng):
 
 def test_level_is_limited_to_what_the_model_knows(photo):
     model = denoiser.load_model(device="cpu")
-    assert restore.noise_level(photo, 200 / 255, model) == pytest.approx(60 / 255, abs=1e-5)
-    assert restore.noise_level(photo, np.float32(0.125), model) == 0.125
+    assert levels.noise_level(photo, 200 / 255, model) == pytest.approx(60 / 255, abs=1e-5)
+    assert levels.noise_level(photo, np.float32(0.125), model) == 0.125
 
 
 def test_a_model_that_returns_nan_is_an_error():
@@ -292,7 +292,7 @@ def test_max_memory_leaves_room_between_the_halos():
         with contextlib.suppress(ArgumentError):
             sides.append(restore.tile_within(megabytes * 10**6, image, model))
     assert min(sides) < 600
-    assert tiles.plan(3000, min(sides), 96, restore.OVERLAP_PX, 16)
+    assert tiles.plan(3000, min(sides), 96, levels.OVERLAP_PX, 16)
 
 
 def test_progress_grows_to_the_whole(identity):
