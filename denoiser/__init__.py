@@ -54,6 +54,7 @@ def denoise(
     model: "Model | str | Path | None" = None,
     sigma: float | Literal["auto"] = "auto",
     strength: float = 1.0,
+    chroma: float | None = None,
     tile_px: int = 0,
 ) -> "np.ndarray":
     """Remove noise from an image.
@@ -65,6 +66,7 @@ def denoise(
         model: A model, its name or path; None for the default.
         sigma: Noise standard deviation in [0, 1] units, or "auto" to estimate it.
         strength: Share of the noise to remove, 0-1; 0 returns the input bit for bit.
+        chroma: Share of the colour noise to remove, if it is to be another.
         tile_px: Side of the tiles; 0 for the default.
 
     Returns:
@@ -87,7 +89,9 @@ def denoise(
     from denoiser import restore
 
     found = _model_of(model, "denoise")
-    return restore.denoise(image, found, sigma=sigma, strength=strength, tile_px=tile_px)
+    return restore.denoise(
+        image, found, sigma=sigma, strength=strength, chroma=chroma, tile_px=tile_px
+    )
 
 
 def inpaint(

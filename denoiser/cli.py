@@ -57,6 +57,11 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
     help="Share of the noise to remove.",
 )
 @click.option(
+    "--chroma",
+    type=Number(0, 1),
+    help="Share of the colour noise to remove, if it is to be another.  [default: as --strength]",
+)
+@click.option(
     "-t",
     "--tile",
     "tile_px",
@@ -107,6 +112,7 @@ def denoise(
     model: str | None,
     sigma: float | Literal["auto"],
     strength: float,
+    chroma: float | None,
     tile_px: int,
     max_memory_mb: int | None,
     watch: bool,
@@ -139,6 +145,7 @@ def denoise(
     job = Denoising(
         sigma=sigma,
         strength=strength,
+        chroma=chroma,
         tile_px=tile_px,
         max_memory_mb=max_memory_mb,
         **shared.of_job(),

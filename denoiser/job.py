@@ -140,6 +140,8 @@ class Denoising(Job):
     sigma: float | Literal["auto"] = "auto"
     """In [0, 1] units."""
     strength: float = 1.0
+    chroma: float | None = None
+    """Of the colour noise, where it is not `strength`."""
     tile_px: int = 0
     max_memory_mb: int | None = None
 
@@ -148,7 +150,10 @@ class Denoising(Job):
 
     def settings(self, name: str) -> dict[str, Any]:
         """Settings, as if nothing bounded memory: a run that goes on with less keeps the rest."""
-        return super().settings(name) | {"tile_px": 0, "max_memory_mb": None}
+        settings = super().settings(name) | {"tile_px": 0, "max_memory_mb": None}
+        if self.chroma is None:  # as the journals of earlier versions have it
+            del settings["chroma"]
+        return settings
 
     def fit(self, model: Model) -> None:
         """Refuse tiles that are too small for the model's context."""
@@ -178,6 +183,7 @@ class Denoising(Job):
             model,
             sigma=self.sigma,
             strength=self.strength,
+            chroma=self.chroma,
             tile_px=tile_px,
             progress=progress,
         )
@@ -202,6 +208,7 @@ class Denoising(Job):
             "sigma": round(level * 255, 3),
             "sigma_estimated": sigma == "auto",
             "strength": self.strength,
+            "chroma": self.chroma,
             "warnings": notes,
         }
 

@@ -27,7 +27,7 @@ PROTOCOL = 1
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 TYPES = {"uint8": "u1", "uint16": "<u2", "float32": "<f4"}
 BAND_BYTES = 1 << 22
-OPTIONS = {"denoise": {"sigma", "strength"}, "inpaint": {"grow", "feather", "grain"}}
+OPTIONS = {"denoise": {"sigma", "strength", "chroma"}, "inpaint": {"grow", "feather", "grain"}}
 KEYS = {"task", "width", "height", "mode", "type", "white", "keep", "id", "model", "device"}
 """Of every request, beside the options of its task."""
 PROGRESS_S = 0.1
@@ -255,6 +255,7 @@ def _restore(request: _Request, progress: Progress) -> tuple[list[np.ndarray], d
         denoising = Denoising(
             sigma="auto" if sigma == "auto" else _number(header, "sigma", 0, most=255) / 255,
             strength=_number(header, "strength", 1, most=1),
+            chroma=_number(header, "chroma", 0, most=1) if "chroma" in header else None,
         )
         report = denoising.restore([""], [picture], model, progress)[0]
         report["warnings"] += put_back(None)

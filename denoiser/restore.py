@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,15 @@ PROCESS_BYTES = 150_000_000
 """Memory of the program itself."""
 TILE_BYTES_PER_PX = 330
 """Memory per pixel of a tile on a CPU, at most."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue, as encoded (ITU-R BT.601)."""
+
+
+class _Shares(NamedTuple):
+    """How much is removed of what is found to be noise, 0-1."""
+
+    luma: float
+    chroma: float
 
 
 def denoise(
@@ -28,6 +37,7 @@ def denoise(
     *,
     sigma: float | Literal["auto"] = "auto",
     strength: float = 1.0,
+    chroma: float | None = None,
     tile_px: int = 0,
     out: np.ndarray | None = None,
     progress: Progress | None = None,
@@ -40,6 +50,8 @@ def denoise(
         model: A loaded model, see `denoiser.load_model`.
         sigma: Noise standard deviation in [0, 1] units, or "auto" to estimate it.
         strength: Share of the noise to remove, 0-1; 0 returns the input bit for bit.
+        chroma: Share of the colour noise to remove, if it is to be another than that of the luma:
+            of what differs from the same grey in all channels.
         tile_px: Side of the tiles, 0 for the default; halved while the device lacks memory.
         out: Array for the result, of the shape and dtype of `image`; may be `image` itself.
         progress: Told after each tile.
@@ -56,7 +68,8 @@ def denoise(
             `image` and part of it was restored already.
     """
     out = np.empty_like(image) if out is None else out
-    _check(image, sigma, strength, out)
+    check_image(image, out)
+    shares = _shares(sigma, strength, chroma)
     if not isinstance(tile_px, int | np.integer) or tile_px < 0:
         raise ArgumentError(f"tile_px must be a whole number, 0 or more, not {tile_px!r}")
     source = image[..., None] if image.ndim == 2 else image
@@ -66,7 +79,7 @@ def denoise(
         source[None],
         model,
         sigma=sigma,
-        strength=strength,
+        shares=shares,
         tile_px=tile_px,
         progress=progress,
     )
@@ -79,7 +92,7 @@ def _denoise_stack(
     model: Model,
     *,
     sigma: float | Literal["auto"],
-    strength: float,
+    shares: _Shares,
     tile_px: int,
     progress: Progress | None,
 ) -> list[float]:
@@ -87,9 +100,11 @@ def _denoise_stack(
 
     Returns:
         N noise levels that were found or given, in [0, 1] units; their mean where they vary. 0 if
-        `strength` is 0 and nobody looked.
+        nothing is to be removed and nobody looked.
     """
-    if strength == 0 or stack.size == 0:
+    if stack.shape[-1] == 1:  # grey has no chroma
+        shares = _Shares(shares.luma, shares.luma)
+    if not any(shares) or stack.size == 0:
         out[...] = stack
         return [0.0 if sigma == "auto" else float(sigma)] * len(stack)
     beyond = kept = None
@@ -107,7 +122,7 @@ def _denoise_stack(
         try:
             if noise is None:
                 noise = levels.find(stack, white, told, model, tile_px, progress)
-            for rows, band in _bands(stack, white, noise, model, strength, tile_px, progress):
+            for rows, band in _bands(stack, white, noise, model, shares, tile_px, progress):
                 is_touched = in_place
                 _write(out[:, rows], band, white)
             if beyond is not None:
@@ -126,6 +141,7 @@ def denoise_channels(
     *,
     sigma: float | Literal["auto"] = "auto",
     strength: float = 1.0,
+    chroma: float | None = None,
     tile_px: int = 0,
     progress: Progress | None = None,
 ) -> list[float]:
@@ -141,25 +157,28 @@ def denoise_channels(
         model: A loaded model.
         sigma: As in `denoise`.
         strength: As in `denoise`.
+        chroma: As in `denoise`.
         tile_px: As in `denoise`.
         progress: As in `denoise`.
 
     Returns:
         Of each picture the noise level that was found or given, in [0, 1] units, its mean where it
-        varies; 0 if `strength` is 0 and nobody looked. For ink that of cyan, magenta and yellow.
+        varies; 0 if nothing is to be removed and nobody looked. For ink that of cyan, magenta and
+        yellow.
     """
-    if strength == 0 and mode == "CMYK":  # ink that becomes light and ink again may be rounded
+    shares = _shares(sigma, strength, chroma)
+    if not any(shares) and mode == "CMYK":  # ink that becomes light and ink again may be rounded
         mode = "RGB"
     stack = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
     found = []
     for part, told in lights(stack, mode, progress):
-        _check(part[0], sigma, strength, None)
+        check_image(part[0], None)
         of_part = _denoise_stack(
             part,
             part,
             model,
             sigma=sigma,
-            strength=strength,
+            shares=shares,
             tile_px=tile_px,
             progress=told,
         )
@@ -203,12 +222,15 @@ def check_tile(tile_px: int, model: Model) -> None:
     tiles.plan(tile_px + 1, tile_px, model.contract.halo, OVERLAP_PX, model.contract.stride)
 
 
-def _check(image: np.ndarray, sigma: float | str, strength: float, out: np.ndarray | None) -> None:
-    check_image(image, out)
-    if not is_share(strength):
-        raise ArgumentError(f"strength must lie in 0-1, not {strength!r}")
+def _shares(sigma: float | str, strength: float, chroma: float | None) -> _Shares:
+    """Refuse arguments out of range; say what they ask for."""
+    shares = _Shares(strength, strength if chroma is None else chroma)
+    for name, share in {"strength": shares.luma, "chroma": shares.chroma}.items():
+        if not is_share(share):
+            raise ArgumentError(f"{name} must lie in 0-1, not {share!r}")
     if not is_share(sigma) and not (isinstance(sigma, str) and sigma == "auto"):
         raise ArgumentError(f"sigma must be 'auto' or lie in 0-1, not {sigma!r}")
+    return shares
 
 
 def _default_tile_px(model: Model) -> int:
@@ -222,14 +244,18 @@ def _smallest_tile_px(model: Model) -> int:
 
 
 def _restore_batch(
-    batch: np.ndarray, noise: Sequence[np.ndarray], model: Model, strength: float
+    batch: np.ndarray, noise: Sequence[np.ndarray], model: Model, shares: _Shares
 ) -> np.ndarray:
     """Restore (N, 3, H, W) float32 in [0, 1] whose places are as noisy as N maps (h, w) say."""
     size = (batch.shape[3], batch.shape[2])
     smooth = [levels.resized(places, size, Image.Resampling.BILINEAR) for places in noise]
     restored = model.run(batch, np.stack(smooth)[:, None])
-    if strength < 1:
-        restored = batch + np.float32(strength) * (restored - batch)
+    if shares != _Shares(1, 1):
+        change = restored - batch
+        restored = batch + np.float32(shares.chroma) * change
+        if shares.luma != shares.chroma:
+            grey = np.einsum("c,nchw->nhw", LUMA, change)[:, None]
+            restored += np.float32(shares.luma - shares.chroma) * grey
     return restored
 
 
@@ -238,7 +264,7 @@ def _bands(
     white: np.ndarray,
     noise: Sequence[np.ndarray],
     model: Model,
-    strength: float,
+    shares: _Shares,
     tile_px: int,
     progress: Progress | None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -249,7 +275,7 @@ def _bands(
         white: (N, 1, 1, 1) float32, what stands for white in each.
         noise: N maps of `levels.find`.
         model: The model.
-        strength: As in `denoise`.
+        shares: What is removed.
         tile_px: Side of the tiles.
         progress: Told after each tile.
 
@@ -272,7 +298,7 @@ def _bands(
                 slice(span.start // stride, span.stop // stride) for span in (row, column)
             )
             local = [places[down, across] for places in noise]
-            restored = _restore_batch(batch, local, model, strength)
+            restored = _restore_batch(batch, local, model, shares)
             start, stop = column.core_start, min(column.core_stop, width)
             core = restored[:, :, row.inner, column.inner][..., : stop - start]
             if channels == 1:

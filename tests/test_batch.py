@@ -122,7 +122,8 @@ def test_other_settings_or_content_replace_our_own_outputs_only(denoise_folder, 
     found = states(denoise_folder("--strength", 0.5, "--json"))
     assert found == {"a.jpg": "done", "c.png": "done", "sub/b.png": "skipped"}
     assert outputs(out)["a.jpg"] != second["a.jpg"]
-    assert set(states(denoise_folder("--views", 2, "--json")).values()) == {"done"}
+    for option in (("--views", 2), ("--chroma", 0.2)):
+        assert set(states(denoise_folder(*option, "--json")).values()) == {"done"}
     (out / "a.jpg").write_bytes(b"edited")  # by a person: it is not ours any more
     result = denoise_folder("--json")
     assert result.code == 4 and "changed since it was written" in result.err

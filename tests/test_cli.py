@@ -18,6 +18,7 @@ from test_images import damaged_files, full_picture
 
 from denoiser import catalog, images
 from denoiser.picture import adapt
+from denoiser.restore import LUMA
 
 DENOISE = [sys.executable, "-c", "from denoiser.cli import denoise_main; denoise_main()"]
 
@@ -79,6 +80,16 @@ def test_json_reports_what_was_found_and_done(run_denoise, noisy, tmp_path):
     assert result.err == ""
     assert report["provider"] == "CPUExecutionProvider" and report["sigma_estimated"]
     assert 15 < report["sigma"] < 35 and (report["width"], report["height"]) == (96, 80)
+
+
+def test_colour_noise_goes_and_grain_stays(run_denoise, noisy, tmp_path):
+    out = tmp_path / "out.png"
+    result = run_denoise(noisy, out, "--strength", 0, "--chroma", 1, "--device", "cpu", "--json")
+    assert json.loads(result.out)["chroma"] == 1
+    before, after = (np.asarray(Image.open(path)).astype(float) for path in (noisy, out))
+    assert np.abs(before @ LUMA - after @ LUMA).max() < 1.5  # of 255: rounded, or clipped
+    colourful = [np.diff(image, axis=2).std() for image in (before, after)]
+    assert colourful[1] < 0.8 * colourful[0]
 
 
 def test_more_views_restore_better(run_denoise, tmp_path, photo):

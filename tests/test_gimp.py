@@ -119,6 +119,14 @@ def test_whole_pictures_are_those_of_the_command_line(work, results, name):
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_colour_noise_has_a_share_of_its_own(work, results):
+    assert results["colour_separately"] == ""
+    wanted = work / "wanted-separately.png"
+    options = ("-m", "fast", "--strength", 0.4, "--chroma", 1)
+    run_command("denoise", work / "rgb8.png", wanted, *options)
+    np.testing.assert_array_equal(pixels_of(work / "separately.png"), pixels_of(wanted))
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_holes_are_those_of_the_command_line(work, results, name):
     assert results["holes"][name] == ""

@@ -81,7 +81,8 @@ def test_options_reach_the_model(engine, tmp_path, rng):
     path = tmp_path / "minus.onnx"
     path.write_bytes(minus_sigma_onnx())
     pixels = rng.integers(60, 255, (40, 30, 4), np.uint8)
-    answer = engine.ask(pixels, model=str(path), sigma=20, strength=0.5, keep=[3, 5, 20, 30])
+    options = {"sigma": 20, "strength": 0.5, "chroma": 0, "keep": [3, 5, 20, 30]}
+    answer = engine.ask(pixels, model=str(path), **options)
     assert answer["sigma"] == 20 and answer["model"] == "tiny"
     expected = pixels.copy()
     expected[..., :3] -= 10
@@ -111,6 +112,7 @@ def test_holes_are_filled_and_told(engine, tmp_path, rng):
         ({"sigma": "much"}, "sigma must be a number"),
         ({"sigma": 300}, "sigma must be a number from 0 to 255, not 300"),
         ({"strength": 2}, "strength must be a number from 0 to 1"),
+        ({"chroma": None}, "chroma must be a number from 0 to 1"),
         ({"keep": [0, 0, 99, 1]}, "keep must be"),
         ({"device": "abacus"}, "abacus"),
         ({"device": ["cpu"]}, "device must be a text"),

@@ -135,6 +135,24 @@ def test_strength_scales_what_is_removed_and_zero_is_exact():
     np.testing.assert_array_equal(ink, before)
 
 
+@pytest.mark.parametrize("strength", [0, 0.5, 1])
+def test_colour_noise_is_removed_by_a_share_of_its_own(rng, strength):
+    model = Model(
+        tiny_onnx([helper.make_node("Mul", ["image", "sigma"], ["restored"])]), device="cpu"
+    )
+    image = rng.random((40, 48, 3), np.float32)  # of which sigma 0 leaves nothing: all is noise
+    grey = image @ restore.LUMA
+    left = (1 - strength) * grey[..., None]
+    removed_all = denoise(image, model, sigma=0.0, strength=strength, chroma=1)
+    np.testing.assert_allclose(removed_all, np.broadcast_to(left, image.shape), atol=1e-6)
+    removed_none = denoise(image, model, sigma=0.0, strength=strength, chroma=0)
+    np.testing.assert_allclose(removed_none, image - grey[..., None] + left, atol=1e-6)
+    same = denoise(image, model, sigma=0.0, strength=strength, chroma=strength)
+    np.testing.assert_array_equal(same, denoise(image, model, sigma=0.0, strength=strength))
+    alone = denoise(image[..., 0], model, sigma=0.0, strength=strength, chroma=1)
+    np.testing.assert_allclose(alone, (1 - strength) * image[..., 0], atol=1e-6)  # grey has none
+
+
 def test_released_model_cleans_colour_and_grey(photo, rng):
     for clean in (photo[:256, :256], photo[:256, :256, :1]):
         noise = rng.normal(0, 25, clean.shape)
@@ -311,6 +329,7 @@ def test_progress_grows_to_the_whole(identity):
         (np.ma.zeros((4, 4)), {}, ShapeError),
         ("in.png", {}, ShapeError),
         (np.zeros((4, 4), np.uint8), {"strength": 2}, ArgumentError),
+        (np.zeros((4, 4), np.uint8), {"chroma": 2}, ArgumentError),
         (np.zeros((4, 4), np.uint8), {"sigma": -1.0}, ArgumentError),
         (np.zeros((4, 4), np.uint8), {"out": np.zeros((4, 5), np.uint8)}, ShapeError),
         (np.zeros((4, 4), np.uint8), {"sigma": None}, ArgumentError),

@@ -71,6 +71,15 @@ def whole_pictures():
 
 
 @case
+def colour_separately():
+    image = load("rgb8.png")
+    options = {"strength": 40.0, "separate": True, "chroma": 100.0}
+    error = call("denoise", image, image.get_layers(), model="fast", **options)
+    save(image, "separately.png")
+    return error
+
+
+@case
 def holes():
     errors = {}
     for name in json.loads(os.environ["PICTURES"]):

@@ -216,6 +216,8 @@ def denoise_request(config, picture, area):
         "strength": config.get_property("strength") / 100,
         "model": None if model == "default" else model,
     }
+    if config.get_property("separate"):
+        options["chroma"] = config.get_property("chroma") / 100
     return picture.header("denoise", crop, area, **options), picture.bands(crop)
 
 
@@ -566,6 +568,7 @@ def ask(procedure, config, drawable, names, request):
     dialog = GimpUi.ProcedureDialog.new(procedure, config, title_of(procedure))
     if "level" in names:
         dialog.set_sensitive("level", True, config, "automatic", True)
+        dialog.set_sensitive("chroma", True, config, "separate", False)
     widget = dialog.get_drawable_preview("preview", drawable)
     label = dialog.get_label("words", "", False, False)
     label.set_line_wrap(True)
@@ -636,7 +639,7 @@ class Denoise(Gimp.PlugIn):
         """Describe one of them."""
         denoises = name == "denoise"
         names = (
-            ["model", "automatic", "level", "strength"]
+            ["model", "automatic", "level", "strength", "separate", "chroma"]
             if denoises
             else ["grow", "feather", "grain"]
         )
@@ -688,6 +691,12 @@ def describe_denoise(procedure):
     )
     procedure.add_double_argument(
         "strength", _("Stren_gth"), _("How much of the noise to remove, %"), 0, 100, 100, flags
+    )
+    procedure.add_boolean_argument(
+        "separate", _("Co_lour separately"), _("Treat colour noise differently"), False, flags
+    )
+    procedure.add_double_argument(
+        "chroma", _("_Colour"), _("How much of the colour noise to remove, %"), 0, 100, 100, flags
     )
 
 
