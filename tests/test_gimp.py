@@ -251,11 +251,11 @@ def screens(work: Path) -> dict[str, np.ndarray]:
 
 CANVAS = (slice(200, 700), slice(400, 800))
 """Where the picture is seen on the screen, whatever else is."""
-PREVIEW = (slice(200, 390), slice(470, 650))
+PREVIEW = (slice(165, 350), slice(470, 650))
 """Where the dialog shows it."""
 HOLE_PREVIEW = (slice(287, 332), slice(463, 559))
 """Where the other dialog shows what is selected, and a margin."""
-SELECTED_PREVIEW = (slice(275, 320), slice(463, 559))
+SELECTED_PREVIEW = (slice(245, 290), slice(463, 559))
 """The same in the dialog of denoising."""
 
 

@@ -84,7 +84,7 @@ def start():
 
 def set_strength(percent):
     """Type into the dialog's field, in the place that it has in the screenshots."""
-    xdo("mousemove", "575", "556", "click", "--repeat", "3", "1", "mousemove", "1275", "895")
+    xdo("mousemove", "575", "516", "click", "--repeat", "3", "1", "mousemove", "1275", "895")
     xdo("type", f"{percent}\t")
 
 
@@ -103,7 +103,7 @@ def main():
         set_strength("0")
         settled("strength")
         set_strength("100")
-        xdo("mousemove", "760", "684", "click", "1", "mousemove", "1275", "895")  # OK
+        xdo("mousemove", "760", "727", "click", "1", "mousemove", "1275", "895")  # OK
         wait_for("the end of the run", lambda: not engines())
         window("noisy")
         settled("after")

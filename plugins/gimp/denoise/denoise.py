@@ -693,10 +693,10 @@ def describe_denoise(procedure):
         "strength", _("Stren_gth"), _("How much of the noise to remove, %"), 0, 100, 100, flags
     )
     procedure.add_boolean_argument(
-        "separate", _("Co_lour separately"), _("Treat colour noise differently"), False, flags
+        "separate", _("Colour separatel_y"), _("Treat colour noise differently"), False, flags
     )
     procedure.add_double_argument(
-        "chroma", _("_Colour"), _("How much of the colour noise to remove, %"), 0, 100, 100, flags
+        "chroma", _("Colo_ur"), _("How much colour noise to remove, %"), 0, 100, 100, flags
     )
 
 
