@@ -1,6 +1,7 @@
-"""Draw the README's pictures at 200 %: the sample denoised, and inpainted."""
+"""Draw pictures of the sample at 200 %: denoised, by shares, and inpainted."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,30 +12,39 @@ from PIL import Image
 from denoiser import denoise, inpaint
 from denoiser.console import run
 
-HEIGHT, WIDTH = 200, 240  # of the crop that is shown
+HEIGHT, WIDTH = 200, 240  # of the crops of pairs
 GAP_PX = 8
 
 
-def save(before: np.ndarray, after: np.ndarray, top: int, left: int, path: Path) -> None:
-    """Put a crop of two pictures (H, W, 3) uint8 side by side."""
-    crops = [
-        image[top : top + HEIGHT, left : left + WIDTH].repeat(2, 0).repeat(2, 1)
-        for image in (before, after)
-    ]
-    gap = np.full((2 * HEIGHT, GAP_PX, 3), 255, np.uint8)
-    Image.fromarray(np.hstack([crops[0], gap, crops[1]])).save(path, optimize=True)
+def save(
+    images: Sequence[np.ndarray],
+    top: int,
+    left: int,
+    path: Path,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+) -> None:
+    """Put a crop of pictures (H, W, 3) uint8 side by side."""
+    side_by_side: list[np.ndarray] = []
+    for image in images:
+        crop = image[top : top + height, left : left + width].repeat(2, 0).repeat(2, 1)
+        side_by_side += [np.full((2 * height, GAP_PX, 3), 255, np.uint8), crop]
+    Image.fromarray(np.hstack(side_by_side[1:])).save(path, optimize=True)
 
 
 @click.command("before_after.py")
 def main() -> None:
-    """Restore the sample and draw docs/sample/before-after.png and inpainted.png anew."""
+    """Restore the sample and draw docs/sample/before-after.png, chroma.png and inpainted.png."""
     noisy = np.array(Image.open(SAMPLE / "noisy.png"))
-    save(noisy, denoise(noisy), 110, 90, SAMPLE / "before-after.png")
+    whole, partly = denoise(noisy), denoise(noisy, strength=0.4)
+    grainy = denoise(noisy, strength=0.4, chroma=1)
+    save([noisy, whole], 110, 90, SAMPLE / "before-after.png")
+    save([noisy, partly, grainy, whole], 190, 200, SAMPLE / "chroma.png", height=100, width=110)
     with tempfile.TemporaryDirectory() as folder:
         picture, mask = Path(folder) / "damaged.png", Path(folder) / "mask.png"
         damage(picture, mask)
         damaged, hole = np.array(Image.open(picture)), np.array(Image.open(mask)) > 0
-    save(damaged, inpaint(damaged, hole), 304, 272, SAMPLE / "inpainted.png")
+    save([damaged, inpaint(damaged, hole)], 304, 272, SAMPLE / "inpainted.png")
 
 
 if __name__ == "__main__":
