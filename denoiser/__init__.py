@@ -65,8 +65,9 @@ def denoise(
             such a few.
         model: A model, its name or path; None for the default.
         sigma: Noise standard deviation in [0, 1] units, or "auto" to estimate it.
-        strength: Share of the noise to remove, 0-1; 0 returns the input bit for bit.
-        chroma: Share of the colour noise to remove, if it is to be another.
+        strength: Share of the noise to remove, 0-1.
+        chroma: Share of the colour noise to remove, of what is not alike in all channels; None is
+            `strength`. If both are 0, the input is returned bit for bit.
         tile_px: Side of the tiles; 0 for the default.
 
     Returns:

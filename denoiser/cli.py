@@ -59,7 +59,7 @@ def parse_sigma(text: str) -> float | Literal["auto"]:
 @click.option(
     "--chroma",
     type=Number(0, 1),
-    help="Share of the colour noise to remove, if it is to be another.  [default: as --strength]",
+    help="Share of the colour noise to remove, leaving grey grain.  [default: as --strength]",
 )
 @click.option(
     "-t",
@@ -148,7 +148,7 @@ def denoise(
         chroma=chroma,
         tile_px=tile_px,
         max_memory_mb=max_memory_mb,
-        **shared.of_job(),
+        **shared.common(),
     )
     delete, archive = on_success
     rules = Rules(

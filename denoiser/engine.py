@@ -67,7 +67,7 @@ class Model:
         index = _device_index(device)
         if not isinstance(threads, int) or threads < 0:
             raise ArgumentError(f"threads must be 0 or more, not {threads!r}")
-        if views not in (1, 2, 4, 8):
+        if not isinstance(views, int) or views not in (1, 2, 4, 8):
             raise ArgumentError(f"views must be 1, 2, 4 or 8, not {views!r}")
         self.device = device
         self.threads = min(threads, os.cpu_count() or 1)  # more only wait for each other
@@ -115,14 +115,17 @@ class Model:
             OutOfMemoryError: The device's memory does not suffice.
             ModelError: The model cannot run on this batch, or returned NaN.
         """
-        found = []
-        for turned, axes in VIEWS[: self.views]:
+        total = self._restore(image, guide)
+        for turned, axes in VIEWS[1 : self.views]:
             seen = [_view(batch, turned, axes) for batch in (image, guide) if batch is not None]
             restored = np.flip(self._restore(*seen), axes)
-            found.append(restored.swapaxes(2, 3) if turned else restored)
-        return found[0] if self.views == 1 else np.asarray(np.mean(found, 0))
+            total += restored.swapaxes(2, 3) if turned else restored
+        if self.views > 1:
+            total /= np.float32(self.views)
+        return total
 
     def _restore(self, image: np.ndarray, guide: np.ndarray | None = None) -> np.ndarray:
+        """Restore one view."""
         session, feeds = self._session, self._feeds(image, guide)
         if self.contract.estimates and guide is not None and guide.min() >= 0:
             if self._restorer is None:
@@ -142,7 +145,7 @@ class Model:
     def run_with_noise(
         self, image: np.ndarray, guide: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Restore a batch as `run` does; also return the estimated noise map, if there is one.
+        """Restore one view of a batch; also return the estimated noise map, if there is one.
 
         Returns:
             (N, 3, H, W) float32, and (N, 1, h, w) float32 from a model that estimates; of the

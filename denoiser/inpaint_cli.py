@@ -177,9 +177,9 @@ def inpaint(
     from denoiser.job import Inpainting
     from denoiser.single import resolve_target
 
-    of_job, out = shared.of_job(), Path(target) if of_folder else None
+    common, out = shared.common(), Path(target) if of_folder else None
     if not of_folder:
-        out = resolve_target(source, target, shared.suffix, of_job["format"])
+        out = resolve_target(source, target, shared.suffix, common["format"])
     mask = check_mask(paths[1], Path(source), out) if wanted == 3 else None
     if mask_out:
         check_mask_out(mask_out, Path(source), mask, out or Path(target))
@@ -194,7 +194,7 @@ def inpaint(
         dilate_px=dilate_px,
         feather_px=feather_px,
         grain_share=grain_share,
-        **of_job,
+        **common,
     )
     shared.process(source, target, job, model)
 

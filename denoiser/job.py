@@ -151,7 +151,7 @@ class Denoising(Job):
     def settings(self, name: str) -> dict[str, Any]:
         """Settings, as if nothing bounded memory: a run that goes on with less keeps the rest."""
         settings = super().settings(name) | {"tile_px": 0, "max_memory_mb": None}
-        if self.chroma is None:  # as the journals of earlier versions have it
+        if self.chroma in (None, self.strength):  # as the journals of earlier versions have it
             del settings["chroma"]
         return settings
 

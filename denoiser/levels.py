@@ -24,7 +24,7 @@ def noise_level(image: np.ndarray, sigma: float | Literal["auto"], model: Model)
     """Noise level that a model is told, in [0, 1] units; None to let it estimate.
 
     Args:
-        image: (H, W, C), as in `denoise`.
+        image: (H, W, C), as in `restore.denoise`.
         sigma: A level, or "auto" to take what the model or, if it cannot, `estimate_sigma` finds.
         model: Limits the level to what it was trained for.
     """

@@ -97,8 +97,7 @@ views_option = click.option(
     type=click.Choice([1, 2, 4, 8]),
     default=1,
     show_default=True,
-    help="Give the mean of so many mirrored and turned views: a little better, for as many times"
-    " the time.",
+    help="Average this many mirrored and turned views: a little better, in as many times the time.",
 )
 writing_options = [
     click.option(
@@ -210,7 +209,7 @@ class Shared:
             raise ArgumentError("--overwrite or --skip-existing: give one of them")
         return of_folder
 
-    def of_job(self) -> dict[str, Any]:
+    def common(self) -> dict[str, Any]:
         """What every job is asked."""
         from denoiser.single import forced_format
 

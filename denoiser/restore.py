@@ -20,11 +20,13 @@ PROCESS_BYTES = 150_000_000
 """Memory of the program itself."""
 TILE_BYTES_PER_PX = 330
 """Memory per pixel of a tile on a CPU, at most."""
+VIEW_BYTES_PER_PX = 45
+"""The same, in addition, where the mean of several views is taken."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue, as encoded (ITU-R BT.601)."""
 
 
-class _Shares(NamedTuple):
+class _Removed(NamedTuple):
     """How much is removed of what is found to be noise, 0-1."""
 
     luma: float
@@ -49,9 +51,9 @@ def denoise(
             (or where `picture.white_of_light` finds it); what is far beyond is left as it is.
         model: A loaded model, see `denoiser.load_model`.
         sigma: Noise standard deviation in [0, 1] units, or "auto" to estimate it.
-        strength: Share of the noise to remove, 0-1; 0 returns the input bit for bit.
-        chroma: Share of the colour noise to remove, if it is to be another than that of the luma:
-            of what differs from the same grey in all channels.
+        strength: Share of the noise to remove, 0-1.
+        chroma: Share of the colour noise to remove, of what differs from a change of `LUMA` alike
+            in all channels; None is `strength`. If both are 0, the input is returned bit for bit.
         tile_px: Side of the tiles, 0 for the default; halved while the device lacks memory.
         out: Array for the result, of the shape and dtype of `image`; may be `image` itself.
         progress: Told after each tile.
@@ -69,7 +71,7 @@ def denoise(
     """
     out = np.empty_like(image) if out is None else out
     check_image(image, out)
-    shares = _shares(sigma, strength, chroma)
+    removed = _check(sigma, strength, chroma)
     if not isinstance(tile_px, int | np.integer) or tile_px < 0:
         raise ArgumentError(f"tile_px must be a whole number, 0 or more, not {tile_px!r}")
     source = image[..., None] if image.ndim == 2 else image
@@ -79,7 +81,7 @@ def denoise(
         source[None],
         model,
         sigma=sigma,
-        shares=shares,
+        removed=removed,
         tile_px=tile_px,
         progress=progress,
     )
@@ -92,7 +94,7 @@ def _denoise_stack(
     model: Model,
     *,
     sigma: float | Literal["auto"],
-    shares: _Shares,
+    removed: _Removed,
     tile_px: int,
     progress: Progress | None,
 ) -> list[float]:
@@ -103,8 +105,8 @@ def _denoise_stack(
         nothing is to be removed and nobody looked.
     """
     if stack.shape[-1] == 1:  # grey has no chroma
-        shares = _Shares(shares.luma, shares.luma)
-    if not any(shares) or stack.size == 0:
+        removed = _Removed(removed.luma, removed.luma)
+    if not any(removed) or stack.size == 0:
         out[...] = stack
         return [0.0 if sigma == "auto" else float(sigma)] * len(stack)
     beyond = kept = None
@@ -122,7 +124,7 @@ def _denoise_stack(
         try:
             if noise is None:
                 noise = levels.find(stack, white, told, model, tile_px, progress)
-            for rows, band in _bands(stack, white, noise, model, shares, tile_px, progress):
+            for rows, band in _bands(stack, white, noise, model, removed, tile_px, progress):
                 is_touched = in_place
                 _write(out[:, rows], band, white)
             if beyond is not None:
@@ -166,8 +168,8 @@ def denoise_channels(
         varies; 0 if nothing is to be removed and nobody looked. For ink that of cyan, magenta and
         yellow.
     """
-    shares = _shares(sigma, strength, chroma)
-    if not any(shares) and mode == "CMYK":  # ink that becomes light and ink again may be rounded
+    removed = _check(sigma, strength, chroma)
+    if not any(removed) and mode == "CMYK":  # ink that becomes light and ink again may be rounded
         mode = "RGB"
     stack = pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
     found = []
@@ -178,7 +180,7 @@ def denoise_channels(
             part,
             model,
             sigma=sigma,
-            shares=shares,
+            removed=removed,
             tile_px=tile_px,
             progress=told,
         )
@@ -202,11 +204,12 @@ def tile_within(memory_bytes: int, image: np.ndarray, model: Model, tile_px: int
         ArgumentError: Not even the smallest tile fits.
     """
     largest = tile_px or _default_tile_px(model)
+    per_px = TILE_BYTES_PER_PX + (VIEW_BYTES_PER_PX if model.views > 1 else 0)
     padded = [tiles.padded(length, model.contract.stride) for length in image.shape[:2]]
     for side in [largest, *range(largest // 64 * 64, _smallest_tile_px(model) - 1, -64)]:
         height, width = min(side, padded[0]), min(side, padded[1])
         band_bytes = height * padded[1] * image.shape[2] * (8 + image.itemsize)
-        tile_bytes = height * width * TILE_BYTES_PER_PX
+        tile_bytes = height * width * per_px
         needed = PROCESS_BYTES + 3 * image.nbytes + band_bytes + tile_bytes
         if needed <= memory_bytes:
             return int(side)
@@ -222,15 +225,15 @@ def check_tile(tile_px: int, model: Model) -> None:
     tiles.plan(tile_px + 1, tile_px, model.contract.halo, OVERLAP_PX, model.contract.stride)
 
 
-def _shares(sigma: float | str, strength: float, chroma: float | None) -> _Shares:
+def _check(sigma: float | str, strength: float, chroma: float | None) -> _Removed:
     """Refuse arguments out of range; say what they ask for."""
-    shares = _Shares(strength, strength if chroma is None else chroma)
-    for name, share in {"strength": shares.luma, "chroma": shares.chroma}.items():
+    removed = _Removed(strength, strength if chroma is None else chroma)
+    for name, share in {"strength": removed.luma, "chroma": removed.chroma}.items():
         if not is_share(share):
             raise ArgumentError(f"{name} must lie in 0-1, not {share!r}")
     if not is_share(sigma) and not (isinstance(sigma, str) and sigma == "auto"):
         raise ArgumentError(f"sigma must be 'auto' or lie in 0-1, not {sigma!r}")
-    return shares
+    return removed
 
 
 def _default_tile_px(model: Model) -> int:
@@ -244,18 +247,18 @@ def _smallest_tile_px(model: Model) -> int:
 
 
 def _restore_batch(
-    batch: np.ndarray, noise: Sequence[np.ndarray], model: Model, shares: _Shares
+    batch: np.ndarray, noise: Sequence[np.ndarray], model: Model, removed: _Removed
 ) -> np.ndarray:
     """Restore (N, 3, H, W) float32 in [0, 1] whose places are as noisy as N maps (h, w) say."""
     size = (batch.shape[3], batch.shape[2])
     smooth = [levels.resized(places, size, Image.Resampling.BILINEAR) for places in noise]
     restored = model.run(batch, np.stack(smooth)[:, None])
-    if shares != _Shares(1, 1):
+    if removed != _Removed(1, 1):
         change = restored - batch
-        restored = batch + np.float32(shares.chroma) * change
-        if shares.luma != shares.chroma:
+        restored = batch + np.float32(removed.chroma) * change
+        if removed.luma != removed.chroma:
             grey = np.einsum("c,nchw->nhw", LUMA, change)[:, None]
-            restored += np.float32(shares.luma - shares.chroma) * grey
+            restored += np.float32(removed.luma - removed.chroma) * grey
     return restored
 
 
@@ -264,7 +267,7 @@ def _bands(
     white: np.ndarray,
     noise: Sequence[np.ndarray],
     model: Model,
-    shares: _Shares,
+    removed: _Removed,
     tile_px: int,
     progress: Progress | None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -275,7 +278,7 @@ def _bands(
         white: (N, 1, 1, 1) float32, what stands for white in each.
         noise: N maps of `levels.find`.
         model: The model.
-        shares: What is removed.
+        removed: How much of the noise.
         tile_px: Side of the tiles.
         progress: Told after each tile.
 
@@ -298,7 +301,7 @@ def _bands(
                 slice(span.start // stride, span.stop // stride) for span in (row, column)
             )
             local = [places[down, across] for places in noise]
-            restored = _restore_batch(batch, local, model, shares)
+            restored = _restore_batch(batch, local, model, removed)
             start, stop = column.core_start, min(column.core_stop, width)
             core = restored[:, :, row.inner, column.inner][..., : stop - start]
             if channels == 1:

@@ -223,7 +223,8 @@ def main(
         means = np.mean(scores, 0)
         cells = [f"{psnr:.2f} / {similar:.4f}" for psnr, similar in means]
         rows.append([f"{setting} ({len(scores)} pictures)", *cells])
-    table = page.table([images.name, "noisy", *denoisers], rows).rstrip()
+    name = images.name if views == 1 else f"{images.name}, {views} views"
+    table = page.table([name, "noisy", *denoisers], rows).rstrip()
     click.echo(f"\nPSNR in dB / SSIM\n\n{table}")
     if out:
         out.mkdir(parents=True, exist_ok=True)

@@ -693,7 +693,7 @@ def describe_denoise(procedure):
         "strength", _("Stren_gth"), _("How much of the noise to remove, %"), 0, 100, 100, flags
     )
     procedure.add_boolean_argument(
-        "separate", _("Colour separatel_y"), _("Treat colour noise differently"), False, flags
+        "separate", _("Colour separatel_y"), _("Remove another share of colour noise"), False, flags
     )
     procedure.add_double_argument(
         "chroma", _("Colo_ur"), _("How much colour noise to remove, %"), 0, 100, 100, flags
