@@ -91,17 +91,20 @@ def pair_cases(folder: Path, level: int | None, limit: int | None) -> Iterator[C
         yield Case(path.stem, clean, noisy.astype(np.float32) / 255, sigma)
 
 
-def by_stem(models: Iterable[T]) -> dict[str, T]:
-    """Sort models by the stem of their name, which tables call them by.
+def by_stem(models: Iterable[T], views: int = 1) -> dict[str, T]:
+    """Sort models by the stem of their name, and how many views, which tables call them by.
 
     Raises:
         ArgumentError: Two have the same.
     """
     found: dict[str, T] = {}
     for name in dict.fromkeys(models):
-        if (stem := Path(name).stem) in found:
-            raise ArgumentError(f"{found[stem]} and {name} would both be called {stem}: rename one")
-        found[stem] = name
+        label = Path(name).stem + (f", {views} views" if views > 1 else "")
+        if label in found:
+            raise ArgumentError(
+                f"{found[label]} and {name} would both be called {label}: rename one"
+            )
+        found[label] = name
     return found
 
 
@@ -184,7 +187,7 @@ def main(
     if "migan" in chosen:
         raise ArgumentError("--peer migan needs --inpaint")
     denoisers: dict[str, peers.Denoiser] = {}
-    for stem, name in by_stem(models or (() if chosen else ("balanced",))).items():
+    for stem, name in by_stem(models or (() if chosen else ("balanced",)), views).items():
         model = load_model(name, device=device, views=views)
         if stem in chosen:
             raise ArgumentError(f"{name} and the peer {stem} have one name: rename the model")
@@ -223,8 +226,7 @@ def main(
         means = np.mean(scores, 0)
         cells = [f"{psnr:.2f} / {similar:.4f}" for psnr, similar in means]
         rows.append([f"{setting} ({len(scores)} pictures)", *cells])
-    name = images.name if views == 1 else f"{images.name}, {views} views"
-    table = page.table([name, "noisy", *denoisers], rows).rstrip()
+    table = page.table([images.name, "noisy", *denoisers], rows).rstrip()
     click.echo(f"\nPSNR in dB / SSIM\n\n{table}")
     if out:
         out.mkdir(parents=True, exist_ok=True)

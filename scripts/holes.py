@@ -94,7 +94,7 @@ def evaluate_holes(
 ) -> None:
     """Print PSNR, SSIM and seconds per width; write the table and a sheet into `out`."""
     fillers: dict[str, Filler] = {}
-    for stem, name in by_stem(models or ("inpaint",)).items():
+    for stem, name in by_stem(models or ("inpaint",), views).items():
         model = catalog.load(name, task="inpaint", device=device, views=views)
         fillers[stem] = functools.partial(inpaint, model=model, grain_share=0.0)
     fillers |= CLASSICAL | others
